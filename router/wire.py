@@ -1,0 +1,384 @@
+"""The one request and reply that the whole gateway works with: OpenAI's chat completions.
+
+A request is parsed once. `ChatRequest.body` keeps every field as the client sent it (unknown ones too) and is what goes
+upstream; the typed fields beside it are what routing needs to read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import msgspec
+
+from .errors import InvalidRequest
+
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+
+
+class ContentPart(msgspec.Struct, frozen=True):
+    """One part of a multimodal message; only text is read here, the rest is passed through in the body."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class FunctionCall(msgspec.Struct, frozen=True):
+    """A call that the model made: arguments are JSON text, as the wire has them."""
+
+    name: str
+    arguments: str = ""
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """One entry of an assistant message's `tool_calls`."""
+
+    id: str = ""
+    type: str = "function"
+    function: FunctionCall | None = None
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message of the conversation."""
+
+    role: Role
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """All text of the message, parts joined by a line break; empty where it has none."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content or () if part.text)
+
+
+class FunctionDef(msgspec.Struct, frozen=True):
+    """A function that the model may call; `parameters` is a JSON schema."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """One entry of `tools`."""
+
+    type: str
+    function: FunctionDef | None = None
+
+
+class NamedFunction(msgspec.Struct, frozen=True):
+    """The function of a named `tool_choice`."""
+
+    name: str
+
+
+class NamedToolChoice(msgspec.Struct, frozen=True):
+    """`tool_choice` as an object."""
+
+    type: str
+    function: NamedFunction | None = None
+
+
+class JsonSchema(msgspec.Struct, frozen=True, rename={"definition": "schema"}):
+    """`response_format.json_schema`."""
+
+    name: str = "response"
+    definition: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, frozen=True):
+    """`response_format`."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    """`stream_options`."""
+
+    include_usage: bool = False
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    """The hints that this gateway reads from `metadata`; other keys pass through."""
+
+    agent: str | None = None
+    step: str | int | None = None
+    session: str | None = None
+    tenant: str | None = None
+    tags: list[str] | str | None = None
+    privacy: Literal["local", "any"] | None = None
+
+
+class CacheControl(msgspec.Struct, frozen=True, rename={"no_cache": "no-cache", "no_store": "no-store"}):
+    """The body's `cache` field, a hint to this gateway alone (never sent upstream).
+
+    Attributes:
+        no_cache: Do not answer from the cache.
+        no_store: Do not keep the reply.
+        ttl: Seconds to keep the reply; asking for it also stores sampled replies.
+        namespace: Keeps entries of the same tenant apart.
+    """
+
+    no_cache: bool = False
+    no_store: bool = False
+    ttl: float | None = None
+    namespace: str = ""
+
+
+class ChatFields(msgspec.Struct, frozen=True):
+    """The fields of a chat completion body that are read here. Every other field passes through untouched."""
+
+    messages: list[Message]
+    model: str = "auto"
+    stream: bool = False
+    tools: list[Tool] | None = None
+    tool_choice: str | NamedToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    n: int | None = None
+    logprobs: bool | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    stream_options: StreamOptions | None = None
+    metadata: Metadata | None = None
+    user: str | None = None
+    prompt_cache_key: str | None = None
+    previous_response_id: str | None = None
+    cache: CacheControl | None = None
+
+
+# Fields of the body that are addressed to the gateway and mean nothing (or an error) to a cloud.
+GATEWAY_FIELDS = ("cache",)
+
+_PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A chat completion request: the body as it came, and the typed fields that routing reads.
+
+    Attributes:
+        body: The JSON object as decoded, with every field.
+        fields: Its typed view.
+        tenant: Whose request it is; part of every cache key.
+        headers: Lower-case request headers that carry hints (`x-session-id`, `x-smallfirst-*`).
+    """
+
+    body: dict[str, Any]
+    fields: ChatFields
+    tenant: str = "default"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(
+        cls, raw: bytes | dict[str, Any], *, tenant: str = "default", headers: Mapping[str, str] | None = None
+    ) -> ChatRequest:
+        """Decode and check a body.
+
+        Raises:
+            InvalidRequest: The JSON is broken or a field has the wrong type; the message names the field.
+        """
+        try:
+            body = msgspec.json.decode(raw) if isinstance(raw, bytes) else raw
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            raise InvalidRequest(f"The body is not valid JSON: {exc}", code="invalid_json") from exc
+        if not isinstance(body, dict):
+            raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
+        try:
+            fields = msgspec.convert(body, ChatFields)
+        except msgspec.ValidationError as exc:
+            raise _invalid_field(str(exc)) from exc
+        _check(fields)
+        return cls(body, fields, tenant, headers or {})
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """The caller's limit on generated tokens, by either of OpenAI's names."""
+        return self.fields.max_completion_tokens or self.fields.max_tokens
+
+    @property
+    def text(self) -> str:
+        """The text of all messages, joined by line breaks."""
+        return "\n".join(message.text for message in self.fields.messages)
+
+    def upstream_body(self, model: str) -> dict[str, Any]:
+        """Return the body for a cloud model: as the client sent it, but for the model's name and our own fields."""
+        body = {key: value for key, value in self.body.items() if key not in GATEWAY_FIELDS}
+        body["model"] = model
+        return body
+
+    def with_tenant(self, tenant: str) -> ChatRequest:
+        """Return the same request for another tenant."""
+        return replace(self, tenant=tenant)
+
+
+def _invalid_field(problem: str) -> InvalidRequest:
+    """Turn msgspec's message into ours, naming the field by its path."""
+    match = _PATH.search(problem)
+    path = match["path"] if match else ""
+    what = problem[: match.start()] if match else problem
+    missing = re.match(r"Object missing required field `(\w+)`", what)
+    if missing:
+        path = f"{path}.{missing[1]}" if path else missing[1]
+        return InvalidRequest(f"Missing required field: '{path}'.", param=path, code="missing_field")
+    return InvalidRequest(f"Invalid value for '{path}': {what}.", param=path or None, code="invalid_type")
+
+
+def _check(fields: ChatFields) -> None:
+    """Check what types alone cannot say."""
+    if not fields.messages:
+        raise InvalidRequest(
+            "Invalid value for 'messages': expected at least one message.", param="messages", code="empty_array"
+        )
+    _check_parts(fields.messages)
+    _check_range("temperature", fields.temperature, 0, 2)
+    _check_range("top_p", fields.top_p, 0, 1)
+    _check_range("max_tokens", fields.max_tokens, 1, None)
+    _check_range("max_completion_tokens", fields.max_completion_tokens, 1, None)
+    _check_range("n", fields.n, 1, 128)
+    _check_tools(fields)
+    form = fields.response_format
+    if form is not None and form.type == "json_schema" and (form.json_schema is None or not form.json_schema.definition):
+        path = "response_format.json_schema.schema"
+        raise InvalidRequest(f"Missing required field: '{path}'.", param=path, code="missing_field")
+
+
+_PART_TYPES = frozenset({"text", "image_url", "input_audio", "file", "refusal"})
+
+
+def _check_parts(messages: list[Message]) -> None:
+    for at, message in enumerate(messages):
+        if not isinstance(message.content, list):
+            continue
+        for part_at, part in enumerate(message.content):
+            if part.type not in _PART_TYPES:
+                path = f"messages[{at}].content[{part_at}].type"
+                raise InvalidRequest(
+                    f"Invalid value for '{path}': unsupported content part; expected one of "
+                    f"{', '.join(sorted(_PART_TYPES))}.",
+                    param=path,
+                    code="unsupported_content_part",
+                )
+            if part.type == "text" and part.text is None:
+                path = f"messages[{at}].content[{part_at}].text"
+                raise InvalidRequest(f"Missing required field: '{path}'.", param=path, code="missing_field")
+
+
+def _check_range(name: str, value: float | None, low: float, high: float | None) -> None:
+    if value is None or (value >= low and (high is None or value <= high)):
+        return
+    expected = f"at least {low}" if high is None else f"between {low} and {high}"
+    raise InvalidRequest(f"Invalid value for '{name}': expected {expected}.", param=name, code="out_of_range")
+
+
+def _check_tools(fields: ChatFields) -> None:
+    for at, tool in enumerate(fields.tools or ()):
+        if tool.type == "function" and tool.function is None:
+            path = f"tools[{at}].function"
+            raise InvalidRequest(f"Missing required field: '{path}'.", param=path, code="missing_field")
+    choice = fields.tool_choice
+    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
+        raise InvalidRequest(
+            "Invalid value for 'tool_choice': expected 'auto', 'none', 'required' or a named function.",
+            param="tool_choice",
+        )
+    named = choice.function.name if isinstance(choice, NamedToolChoice) and choice.function else None
+    if named is not None and named not in {tool.function.name for tool in fields.tools or () if tool.function}:
+        raise InvalidRequest(
+            "Invalid value for 'tool_choice': that function is not among 'tools'.", param="tool_choice"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one model call.
+
+    Attributes:
+        input_tokens: All prompt tokens, cached ones included.
+        output_tokens: Generated tokens, reasoning included.
+        cached_tokens: Prompt tokens that the model had in its own prefix cache.
+        reasoning_tokens: Of the output, tokens that were not shown.
+        estimated: Whether the counts are our estimate because the model sent none.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+    @classmethod
+    def from_wire(cls, usage: Mapping[str, Any] | None) -> Usage | None:
+        """Read OpenAI's `usage` object; None where there is none or it has no counts."""
+        if not usage or not isinstance(usage.get("prompt_tokens"), int):
+            return None
+        prompt = usage.get("prompt_tokens_details") or {}
+        completion = usage.get("completion_tokens_details") or {}
+        return cls(
+            input_tokens=usage["prompt_tokens"],
+            output_tokens=usage.get("completion_tokens") or 0,
+            cached_tokens=prompt.get("cached_tokens") or 0,
+            reasoning_tokens=completion.get("reasoning_tokens") or 0,
+        )
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return OpenAI's `usage` object."""
+        return {
+            "prompt_tokens": self.input_tokens,
+            "completion_tokens": self.output_tokens,
+            "total_tokens": self.input_tokens + self.output_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer of one model.
+
+    Attributes:
+        body: OpenAI's `chat.completion` object; `body["model"]` is the model that answered.
+        usage: Token counts, or None where the model sent none.
+        retries: How often the call was tried again before it succeeded.
+    """
+
+    body: dict[str, Any]
+    usage: Usage | None
+    retries: int = 0
+
+
+class ReplyStream:
+    """A streamed answer of one model: iterate over `chat.completion.chunk` objects, each as JSON bytes.
+
+    The last chunk before the end may carry `usage` with empty `choices`. Iterating raises `StreamBroken` or
+    `ModelTimeout` when it fails midway. `aclose()` stops the model and frees what it holds; it is safe to call twice.
+    """
+
+    def __init__(self, chunks: AsyncIterator[bytes], *, retries: int = 0) -> None:
+        self._chunks = chunks
+        self.retries = retries
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._chunks
+
+    async def aclose(self) -> None:
+        """Stop the model; nothing more is yielded."""
+        close = getattr(self._chunks, "aclose", None)
+        if close is not None:
+            await close()
