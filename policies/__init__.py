@@ -1,6 +1,18 @@
 """What the operator wants, and the pure function that decides by it. Knows nothing of HTTP, llama.cpp or Redis."""
 
+from .decide import decide
 from .policy import PRESETS, Policy, load_preset
 from .types import Attempt, Candidate, Decision, Needs, Refusal, Score
 
-__all__ = ["PRESETS", "Attempt", "Candidate", "Decision", "Needs", "Policy", "Refusal", "Score", "load_preset"]
+__all__ = [
+    "PRESETS",
+    "Attempt",
+    "Candidate",
+    "Decision",
+    "Needs",
+    "Policy",
+    "Refusal",
+    "Score",
+    "decide",
+    "load_preset",
+]

@@ -24,7 +24,9 @@ class Policy(BaseModel):
     privacy: Literal["any", "local"] = Field(
         default="any", description="`local`: no request leaves the house, whatever it asks for"
     )
-    min_local_success: float = Field(default=0.7, ge=0, le=1, description="P(success) that a local model must have")
+    min_local_success: float = Field(
+        default=0.7, ge=0, le=1, description="P(success) that a local model must have"
+    )
     max_gap: float = Field(
         default=0.25, ge=0, le=1, description="how far under the cloud's P(success) a local model's may lie"
     )

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Tier = Literal["local", "cloud"]
-Capability = Literal["tools", "images", "audio", "files", "json_schema", "json_object", "logprobs", "multiple"]
+Capability = Literal[
+    "tools", "images", "audio", "files", "json_schema", "json_object", "logprobs", "multiple"
+]
 TaskKind = Literal[
     "function_call", "classification", "extraction", "summarisation", "knowledge", "reading", "reasoning", "code",
     "creative", "chat", "agent",

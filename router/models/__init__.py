@@ -1,1 +1,22 @@
-"""..."""
+"""Models: the one shape of them, and the kinds that a settings file can name."""
+
+from __future__ import annotations
+
+from smallfirst.router.settings import LocalModelSettings, Settings
+
+from .base import Model
+
+__all__ = ["Model", "make_models"]
+
+
+def make_models(settings: Settings) -> dict[str, Model]:
+    """Return the configured models by name. Nothing is loaded or connected yet."""
+    from .cloud import CloudModel
+    from .local import LocalModel
+
+    return {
+        spec.name: LocalModel(spec, models_dir=settings.models_dir)
+        if isinstance(spec, LocalModelSettings)
+        else CloudModel(spec)
+        for spec in settings.models
+    }

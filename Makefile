@@ -1,0 +1,39 @@
+# Two commands: `make serve` and `make test`. Both set up what they need, once, and say what they are doing.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: help serve test bench lint clean
+.DEFAULT_GOAL := help
+
+help:  ## Show what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+
+serve: $(VENV)/.serve  ## Set up if need be, and serve on http://127.0.0.1:4100/v1
+	@exec $(BIN)/smallfirst serve
+
+test: $(VENV)/.dev  ## Set up if need be, lint, check types and run the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+bench: $(VENV)/.dev  ## Measure what a routing decision costs
+	$(BIN)/smallfirst bench decision
+
+lint: $(VENV)/.dev  ## Format and lint
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove the virtual environment and caches
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The stamps hold as long as the list of dependencies does not change.
+$(VENV)/.serve: pyproject.toml deploy/setup.sh
+	@deploy/setup.sh $(PYTHON) $(VENV) local
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml deploy/setup.sh
+	@deploy/setup.sh $(PYTHON) $(VENV) local,langchain,redis-server,train,dev
+	@touch $@ $(VENV)/.serve

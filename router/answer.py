@@ -1,0 +1,125 @@
+"""What the gateway gives back: the model's answer, and a receipt that says who answered, why and for how much."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+Route = Literal["local", "cloud", "cache"]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Who answered, why, and for how much.
+
+    Attributes:
+        request_id: Also the ledger's.
+        route: `local`, `cloud` or `cache`.
+        model: The model that answered (for a cache hit: that answered then).
+        reason: One sentence, free of prompt text.
+        score: P(success) that the router gave the model, or None where nothing was scored.
+        cache: `miss`, `exact`, `semantic`, `bypass` or `off`.
+        cost_usd: None where the model's price is unknown, or (of a stream) not known yet.
+        saved_usd: Against the baseline cloud model; None where either cost is unknown.
+        overhead_ms: Time that the gateway added before the answer (of a stream: before its first chunk).
+        attempts: How many models were asked.
+    """
+
+    request_id: str
+    route: Route
+    model: str
+    reason: str
+    score: float | None
+    cache: str
+    cost_usd: float | None
+    saved_usd: float | None
+    overhead_ms: float
+    attempts: int
+
+    def headers(self) -> dict[str, str]:
+        """Return the `x-smallfirst-*` response headers; what is unknown is left out."""
+        values: dict[str, str | None] = {
+            "request-id": self.request_id,
+            "route": self.route,
+            "model": self.model,
+            "reason": self.reason,
+            "score": None if self.score is None else f"{self.score:.4f}",
+            "cache": self.cache,
+            "cost-usd": _usd(self.cost_usd),
+            "saved-usd": _usd(self.saved_usd),
+            "overhead-ms": f"{self.overhead_ms:.3f}",
+            "attempts": str(self.attempts),
+        }
+        return {f"x-smallfirst-{name}": value for name, value in values.items() if value is not None}
+
+
+def _usd(value: float | None) -> str | None:
+    return None if value is None else f"{value:.9f}".rstrip("0").rstrip(".")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer.
+
+    Attributes:
+        body: OpenAI's `chat.completion` object.
+        receipt: Who answered, why, and for how much.
+    """
+
+    body: dict[str, Any]
+    receipt: Receipt
+
+    @property
+    def text(self) -> str:
+        """The first choice's text; empty where it answered with tool calls."""
+        return self.message.get("content") or ""
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The first choice's message."""
+        message: dict[str, Any] = self.body["choices"][0]["message"]
+        return message
+
+
+class ChunkSource(Protocol):
+    """What an `AnswerStream` reads from: chunks, a receipt that grows, and a way to stop."""
+
+    @property
+    def receipt(self) -> Receipt:
+        """The receipt as far as things are known."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None:
+        """Stop the model."""
+        ...
+
+
+class AnswerStream:
+    """A streamed answer: iterate over `chat.completion.chunk` objects as JSON bytes.
+
+    Close it (`aclose`, or `async with`) if you stop reading early: that stops the model.
+    """
+
+    def __init__(self, source: ChunkSource) -> None:
+        self._source = source
+
+    @property
+    def receipt(self) -> Receipt:
+        """Who answers and why, from the start; once the stream has ended, for how much as well."""
+        return self._source.receipt
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return aiter(self._source)
+
+    async def __aenter__(self) -> AnswerStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop the model and write the ledger entry; safe to call twice."""
+        await self._source.aclose()

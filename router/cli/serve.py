@@ -1,0 +1,93 @@
+"""`smallfirst serve`."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+
+import click
+
+from smallfirst.router.errors import SettingsError
+from smallfirst.router.settings import LocalModelSettings, Settings
+
+
+@click.command()
+@click.option("--host", help="Address to listen on.  [default: server.host, 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port.  [default: server.port, 4100]")
+@click.option("--policy", help="The policy behind `auto`.  [default: policy, balanced]")
+@click.pass_obj
+def serve(load: Callable[[], Settings], host: str | None, port: int | None, policy: str | None) -> None:
+    """Serve the OpenAI-compatible proxy. Fetches the configured local models first."""
+    settings = _override(load(), host, port, policy)
+    check_exposure(settings)
+    _fetch_models(settings)
+    _announce(settings)
+    _run(settings)
+
+
+def _override(settings: Settings, host: str | None, port: int | None, policy: str | None) -> Settings:
+    given = {"host": host, "port": port}
+    server = settings.server.model_copy(
+        update={name: value for name, value in given.items() if value is not None}
+    )
+    if policy is not None and policy not in settings.policy_names:
+        raise SettingsError(f"--policy: there is no {policy!r}; there are {', '.join(settings.policy_names)}")
+    return settings.model_copy(update={"server": server, "policy": policy or settings.policy})
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuse to serve others than this machine without keys.
+
+    Raises:
+        SettingsError: The host is not a loopback address and no key is configured.
+    """
+    host = settings.server.host
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback and not settings.server.keys:
+        raise SettingsError(
+            f"server.host {host} can be reached from other machines, but no key is configured: anyone could spend "
+            "your money. Add 'server: {keys: [{key: ${SMALLFIRST_KEY}}]}' to the settings, or serve on 127.0.0.1."
+        )
+
+
+def _fetch_models(settings: Settings) -> None:
+    from .models import fetch
+
+    for model in settings.models:
+        if isinstance(model, LocalModelSettings):
+            fetch(model, settings.models_dir)
+
+
+def _announce(settings: Settings) -> None:
+    host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
+    models = ", ".join(f"{model.name} ({model.tier})" for model in settings.models)
+    click.echo(f"smallfirst serves http://{host}:{settings.server.port}/v1", err=True)
+    click.echo(f"  models: {models}; `auto` follows the policy '{settings.policy}'", err=True)
+    if all(model.tier == "local" for model in settings.models):
+        click.echo(
+            "  no cloud model: everything is answered locally (set OPENAI_API_KEY to add one)", err=True
+        )
+    if not settings.server.keys:
+        click.echo("  no keys configured: only this machine is served", err=True)
+
+
+def _run(settings: Settings) -> None:
+    import uvicorn
+
+    from smallfirst.router.gateway import Gateway
+    from smallfirst.router.server import make_app
+
+    uvicorn.run(
+        make_app(Gateway(settings)),
+        host=settings.server.host,
+        port=settings.server.port,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=10,
+    )

@@ -1,0 +1,211 @@
+"""Everything known about one request while it is served; becomes its receipt and its ledger entry."""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Literal
+
+from smallfirst.policies import Attempt
+
+from .answer import Receipt, Route
+from .errors import ModelTimeout, RequestError, StreamBroken
+from .hints import Hints
+from .ledger import AttemptRecord, Entry
+from .prices import PriceList
+from .routing import Plan, Target
+from .settings import CloudModelSettings, LocalModelSettings
+from .wire import ChatRequest, Usage
+
+Status = Literal["ok", "error", "cancelled"]
+
+
+@dataclass(slots=True)
+class Journey:
+    """Collects what happens to one request.
+
+    Times are `time.perf_counter()` seconds; `started_at` is Unix time.
+    """
+
+    request: ChatRequest
+    hints: Hints
+    target: Target
+    request_id: str = field(default_factory=lambda: f"req_{uuid.uuid4().hex}")
+    started_at: float = field(default_factory=time.time)
+    begun: float = field(default_factory=time.perf_counter)
+    plan: Plan | None = None
+    cache: str = "off"
+    attempts: list[AttemptRecord] = field(default_factory=list)
+    answered_by: Attempt | None = None
+    usage: Usage | None = None
+    model_seconds: float = 0.0
+    first_chunk: float | None = None
+    fallback_reason: str | None = None
+
+    def attempted(
+        self, attempt: Attempt, *, begun: float, usage: Usage | None, cost_usd: float | None, retries: int = 0
+    ) -> None:
+        """Note that a model answered."""
+        self._note(attempt, "ok", begun, usage or Usage(), cost_usd, retries, None)
+        self.answered_by, self.usage = attempt, usage
+
+    def failed(
+        self,
+        attempt: Attempt,
+        error: RequestError | None,
+        *,
+        begun: float,
+        usage: Usage | None = None,
+        cost_usd: float | None = 0.0,
+        retries: int = 0,
+    ) -> None:
+        """Note that a model failed, or (with `error` None) that the caller left while it answered."""
+        self._note(
+            attempt,
+            _outcome(error),
+            begun,
+            usage or Usage(),
+            cost_usd,
+            retries,
+            error.code if error else None,
+        )
+        if usage is not None:
+            self.answered_by, self.usage = attempt, usage
+
+    def _note(
+        self,
+        attempt: Attempt,
+        outcome: Literal["ok", "error", "timeout", "cancelled", "broken"],
+        begun: float,
+        usage: Usage,
+        cost_usd: float | None,
+        retries: int,
+        error_code: str | None,
+    ) -> None:
+        duration = time.perf_counter() - begun
+        self.attempts.append(
+            AttemptRecord(
+                model=attempt.model,
+                tier=attempt.tier,
+                outcome=outcome,
+                retries=retries,
+                duration_ms=duration * 1000,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cost_usd=cost_usd,
+                error_code=error_code,
+            )
+        )
+
+    @property
+    def cost_usd(self) -> float | None:
+        """The sum over attempts; None as soon as one is unknown."""
+        costs = [attempt.cost_usd for attempt in self.attempts]
+        return math.fsum(cost for cost in costs if cost is not None) if None not in costs else None
+
+    @property
+    def reason(self) -> str:
+        """Why this model answered, in words."""
+        if self.fallback_reason is not None:
+            return self.fallback_reason
+        if self.plan is not None:
+            return self.plan.decision.reason
+        return "answered from the cache" if self.cache == "exact" else "not decided"
+
+    def receipt(
+        self,
+        route: Route,
+        model: str,
+        *,
+        cost_usd: float | None = None,
+        baseline_usd: float | None = None,
+    ) -> Receipt:
+        """Return the receipt as far as things are known now."""
+        score = self.plan.decision.score if self.plan else None
+        elapsed = time.perf_counter() - self.begun
+        return Receipt(
+            request_id=self.request_id,
+            route=route,
+            model=model,
+            reason=self.reason,
+            score=score.success.get(model) if score is not None and score.known else None,
+            cache=self.cache,
+            cost_usd=cost_usd,
+            saved_usd=None if cost_usd is None or baseline_usd is None else baseline_usd - cost_usd,
+            overhead_ms=max(0.0, elapsed - self.model_seconds) * 1000,
+            attempts=max(len(self.attempts), 0 if route == "cache" else 1),
+        )
+
+    def entry(
+        self,
+        *,
+        status: Status,
+        model: str | None = None,
+        error: RequestError | None = None,
+        overhead_ms: float,
+        prices: PriceList,
+        baseline: CloudModelSettings | LocalModelSettings | None,
+    ) -> Entry:
+        """Return the ledger entry. Holds no prompt and no reply text."""
+        decision = self.plan.decision if self.plan else None
+        score = decision.score if decision else None
+        usage = self.usage or Usage()
+        now = time.perf_counter()
+        route = "cache" if self.cache == "exact" else self.answered_by.tier if self.answered_by else "none"
+        known = self.usage is not None and baseline is not None
+        return Entry(
+            request_id=self.request_id,
+            started_at=self.started_at,
+            duration_ms=(now - self.begun) * 1000,
+            ttft_ms=None if self.first_chunk is None else (self.first_chunk - self.begun) * 1000,
+            overhead_ms=overhead_ms,
+            tenant=self.request.tenant,
+            agent=self.hints.agent,
+            step=self.hints.step,
+            session=self.hints.session,
+            tags=self.hints.tags,
+            requested_model=self.request.fields.model,
+            policy=self.target.policy.name,
+            route=route,
+            model=model or (self.answered_by.model if self.answered_by else None),
+            reason_code=_reason_code(self, error),
+            reason=self.reason,
+            task=score.task if score else None,
+            difficulty=score.difficulty if score else None,
+            scores=dict(score.success) if score else {},
+            known=score.known if score else None,
+            input_tokens=usage.input_tokens,
+            cached_tokens=usage.cached_tokens,
+            output_tokens=usage.output_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            usage_estimated=usage.estimated,
+            cost_usd=self.cost_usd,
+            baseline_model=baseline.name if baseline else None,
+            baseline_cost_usd=prices.price(baseline, usage) if known and baseline else None,
+            cache=self.cache,
+            attempts=tuple(self.attempts),
+            status=status,
+            error_code=error.code if error else None,
+            http_status=error.status if error else 200 if status == "ok" else 499,
+            stream=self.request.fields.stream,
+        )
+
+
+def _reason_code(journey: Journey, error: RequestError | None) -> str:
+    if journey.cache == "exact":
+        return "cache_exact"
+    if journey.fallback_reason is not None:
+        return "fallback"
+    if journey.plan is not None:
+        return journey.plan.decision.code
+    return (error.code if error else None) or "not_decided"
+
+
+def _outcome(error: RequestError | None) -> Literal["error", "timeout", "cancelled", "broken"]:
+    if error is None:
+        return "cancelled"
+    if isinstance(error, ModelTimeout):
+        return "timeout"
+    return "broken" if isinstance(error, StreamBroken) else "error"

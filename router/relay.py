@@ -1,0 +1,116 @@
+"""Passes a model's stream on to the caller, and notes how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from smallfirst.policies import Attempt
+
+from .answer import Receipt
+from .cache import ChunkCollector
+from .errors import RequestError
+from .journey import Journey, Status
+from .wire import ReplyStream, Usage
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+
+
+class _Choices(msgspec.Struct):
+    choices: list[msgspec.Raw] = []
+
+
+class Relay:
+    """An async iterator over chunks (JSON bytes) with `aclose()`.
+
+    Whatever way it ends (complete, failed, closed early, cancelled), the model's stream is closed and the ledger gets
+    its entry, once. With `attempt` None it relays a stored answer, which has its entry already.
+    A class and not a generator: a generator that was never started would skip its clean-up.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        journey: Journey,
+        stream: ReplyStream,
+        receipt: Receipt,
+        *,
+        attempt: Attempt | None,
+        begun: float,
+    ) -> None:
+        self.receipt = receipt
+        self._gateway = gateway
+        self._journey = journey
+        self._stream = stream
+        self._chunks = aiter(stream)
+        self._attempt = attempt
+        self._begun = begun
+        self._collector = ChunkCollector()
+        self._finished = attempt is None
+        options = journey.request.fields.stream_options
+        self._wants_usage = options is not None and options.include_usage
+
+    def __aiter__(self) -> Relay:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while True:
+            try:
+                chunk = await anext(self._chunks)
+            except StopAsyncIteration:
+                self._complete()
+                raise
+            except RequestError as exc:
+                self._stopped("error", exc)
+                raise
+            except asyncio.CancelledError:
+                self._stopped("cancelled", None)
+                await self._stream.aclose()
+                raise
+            if self._journey.first_chunk is None:
+                self._journey.first_chunk = time.perf_counter()
+            before = self._collector.usage
+            self._collector.add(chunk)
+            if self._collector.usage is not before and not self._wants_usage and _has_no_choices(chunk):
+                continue
+            return chunk
+
+    async def aclose(self) -> None:
+        """Stop the model if it still runs; safe to call twice."""
+        self._stopped("cancelled", None)
+        await self._stream.aclose()
+
+    def _complete(self) -> None:
+        if self._finished or self._attempt is None:
+            return
+        body = self._collector.body()
+        usage = self._usage()
+        cost = self._gateway.price(self._attempt.model, usage)
+        self._journey.attempted(
+            self._attempt, begun=self._begun, usage=usage, cost_usd=cost, retries=self._stream.retries
+        )
+        if body is not None:
+            self._gateway.store(self._journey, self._attempt, body, cost)
+        self._finish("ok", None)
+
+    def _stopped(self, status: Status, error: RequestError | None) -> None:
+        if self._finished or self._attempt is None:
+            return
+        self._gateway.attempt_stopped(self._journey, self._attempt, error, self._usage(), self._begun)
+        self._finish(status, error)
+
+    def _usage(self) -> Usage:
+        reported = Usage.from_wire(self._collector.usage)
+        return reported or self._gateway.estimate_usage(self._journey, self._collector.text)
+
+    def _finish(self, status: Status, error: RequestError | None) -> None:
+        self._finished = True
+        self.receipt = self._gateway.finish_stream(self._journey, self.receipt, status, error)
+
+
+def _has_no_choices(chunk: bytes) -> bool:
+    return not msgspec.json.decode(chunk, type=_Choices).choices

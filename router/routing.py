@@ -1,0 +1,154 @@
+"""From a request to a plan: which models may answer, in which order, and why. Runs nothing and does no I/O."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from smallfirst.policies import Candidate, Decision, Policy, Refusal, Score, decide
+
+from .errors import CannotServe, ModelNotFound, ModelUnavailable, RequestError
+from .health import ModelHealth
+from .hints import Hints
+from .needs import needs_of
+from .prices import PriceList
+from .scoring import Scorer
+from .settings import CloudModelSettings, LocalModelSettings, Settings
+from .wire import ChatRequest
+
+# What an answer is expected to cost where the caller sets no limit: tokens of a typical agent step.
+EXPECTED_OUTPUT_TOKENS = 200
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the caller's `model` stands for.
+
+    Attributes:
+        policy: The policy that decides.
+        pinned: The model that the caller named, or None under `auto`.
+        fingerprint: Stands for everything in the settings that changes who answers; part of the cache key.
+    """
+
+    policy: Policy
+    pinned: str | None
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A decision with what it was made of."""
+
+    decision: Decision
+    input_tokens: int
+
+
+class Routing:
+    """Decides who answers.
+
+    Args:
+        settings: Models and policies.
+        scorer: Gives P(success) per model.
+        prices: Gives the expected cost.
+        health: Knows which models are down.
+    """
+
+    def __init__(self, settings: Settings, scorer: Scorer, prices: PriceList, health: ModelHealth) -> None:
+        self._settings = settings
+        self._scorer = scorer
+        self._prices = prices
+        self._health = health
+        self._models = {model.name: model for model in settings.models}
+        self._abilities = {
+            model.name: model.ability or scorer.ability_for(model.name, model.tier)
+            for model in settings.models
+        }
+        self._targets = self._make_targets()
+
+    def target(self, model: str) -> Target:
+        """Resolve the `model` of a request.
+
+        Raises:
+            ModelNotFound: Neither a model nor `auto` nor `auto/<policy>`.
+        """
+        try:
+            return self._targets[model]
+        except KeyError:
+            known = ", ".join(self.model_names)
+            raise ModelNotFound(
+                f"The model '{model[:100]}' does not exist. Available: {known}.", param="model"
+            ) from None
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Every name that a client may put into `model`: `auto`, `auto/<policy>`, then the configured models."""
+        return tuple(self._targets)
+
+    def plan(self, request: ChatRequest, hints: Hints, target: Target) -> Plan:
+        """Score the request and decide.
+
+        Raises:
+            CannotServe: No model may or can take it; says what would have been needed.
+            ModelUnavailable: Those that could are down.
+        """
+        features = self._scorer.features(request)
+        needs = needs_of(request, hints, input_tokens=features.input_tokens, pinned=target.pinned)
+        score: Score | None = None
+        if target.pinned is None:
+            score = self._scorer.score(features, self._abilities)
+        decided = decide(needs, score, target.policy, self._candidates(request, features.input_tokens))
+        if isinstance(decided, Refusal):
+            raise _refused(decided)
+        return Plan(decided, features.input_tokens)
+
+    def _candidates(self, request: ChatRequest, input_tokens: int) -> tuple[Candidate, ...]:
+        output_tokens = request.max_output_tokens or EXPECTED_OUTPUT_TOKENS
+        return tuple(
+            Candidate(
+                name=model.name,
+                tier=model.tier,
+                context_tokens=model.context_tokens,
+                capabilities=model.capabilities,
+                available=self._health.available(model.name),
+                expected_cost_usd=self._prices.expected_cost(model, input_tokens, output_tokens),
+            )
+            for model in self._settings.models
+        )
+
+    def _make_targets(self) -> Mapping[str, Target]:
+        settings = self._settings
+        targets = {AUTO: self._auto(settings.policy_named(settings.policy))}
+        for name in settings.policy_names:
+            targets[f"{AUTO}/{name}"] = self._auto(settings.policy_named(name))
+        default = settings.policy_named(settings.policy)
+        for model in settings.models:
+            targets[model.name] = Target(default, model.name, _fingerprint(_identity(model)))
+        return targets
+
+    def _auto(self, policy: Policy) -> Target:
+        models = [_identity(model) for model in self._settings.models]
+        rules = policy.model_dump(mode="json", exclude={"description"})
+        return Target(policy, None, f"{AUTO}:{_fingerprint([rules, models, self._scorer.version])}")
+
+
+def _identity(model: LocalModelSettings | CloudModelSettings) -> list[object]:
+    """What makes a model answer as it does; no secrets."""
+    if isinstance(model, LocalModelSettings):
+        return [model.name, model.kind, model.source, model.sha256, model.context_tokens]
+    return [model.name, model.kind, model.base_url, model.model]
+
+
+def _fingerprint(value: object) -> str:
+    return hashlib.blake2b(msgspec.json.encode(value, order="sorted"), digest_size=12).hexdigest()
+
+
+def _refused(refusal: Refusal) -> RequestError:
+    message = f"{refusal.reason[0].upper()}{refusal.reason[1:]}."
+    if refusal.code == "no_model_available":
+        return ModelUnavailable(message, retry_after=5.0, code=refusal.code)
+    return CannotServe(message, param=refusal.param, code=refusal.code)

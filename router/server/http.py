@@ -1,0 +1,174 @@
+"""The edge between ASGI and the gateway: bodies in, responses and errors out."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from smallfirst.router.errors import AuthenticationFailed, BodyTooLarge, RequestError
+from smallfirst.router.settings import Settings
+from smallfirst.router.wire import ChatRequest
+
+log = logging.getLogger("smallfirst.server")
+
+# Request headers that carry hints or are passed on; no other header reaches the gateway.
+HINT_HEADERS = (
+    "x-session-id",
+    "x-smallfirst-cache",
+    "x-smallfirst-privacy",
+    "x-request-id",
+    "traceparent",
+    "tracestate",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One HTTP request at the edge."""
+
+    headers: Headers
+    tenant: str | None
+    receive: Receive
+    max_body_bytes: int
+
+    async def chat_request(self) -> ChatRequest:
+        """Read and parse the body as a chat completion.
+
+        Raises:
+            RequestError: The body is too large, broken or wrong.
+        """
+        raw = await self.body()
+        hints = {name: self.headers[name] for name in HINT_HEADERS if name in self.headers}
+        request = ChatRequest.parse(raw, headers=hints)
+        metadata = request.fields.metadata
+        # A key decides whose request it is; without keys the caller may say so.
+        tenant = self.tenant or (metadata.tenant if metadata else None)
+        return request.with_tenant(tenant[:200]) if tenant else request
+
+    async def body(self) -> bytes:
+        """Read the body.
+
+        Raises:
+            BodyTooLarge: It has more than `max_body_bytes`; what follows is not read.
+        """
+        announced = self.headers.get("content-length", "0")
+        if announced.isdigit() and int(announced) > self.max_body_bytes:
+            raise self._too_large()
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > self.max_body_bytes:
+                raise self._too_large()
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"The body is larger than {self.max_body_bytes} bytes ('limits.max_body_bytes').")
+
+
+class ClientGone(Exception):
+    """The client closed the connection; nobody waits for an answer."""
+
+
+class Keys:
+    """Knows which bearer key belongs to which tenant. Holds hashes only."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._tenants = [(_digest(key.key.get_secret_value()), key.tenant) for key in settings.server.keys]
+
+    def tenant(self, headers: Headers) -> str | None:
+        """Return the caller's tenant, or None where no keys are configured.
+
+        Raises:
+            AuthenticationFailed: No key, or one that is not known.
+        """
+        if not self._tenants:
+            return None
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise AuthenticationFailed("No API key was given. Send it as 'Authorization: Bearer KEY'.")
+        given = _digest(token.strip())
+        # Every key is compared, and in constant time: neither order nor prefix shows in the answer's time.
+        matches = [tenant for known, tenant in self._tenants if hmac.compare_digest(known, given)]
+        if not matches:
+            raise AuthenticationFailed("The API key is not known to this gateway.")
+        return matches[0]
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
+
+
+Handler = Callable[[Incoming], Awaitable[ASGIApp]]
+
+
+class Endpoint:
+    """A handler as an ASGI app: checks the key, runs it, and turns its errors into OpenAI's error shape."""
+
+    def __init__(self, handler: Handler, settings: Settings, *, public: bool = False) -> None:
+        self._handler = handler
+        self._keys = Keys(settings)
+        self._public = public
+        self._max_body_bytes = settings.limits.max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        response = await self._respond(Headers(scope=scope), receive)
+        if response is not None:
+            await response(scope, receive, send)
+
+    async def _respond(self, headers: Headers, receive: Receive) -> ASGIApp | None:
+        try:
+            tenant = None if self._public else self._keys.tenant(headers)
+            return await self._handler(Incoming(headers, tenant, receive, self._max_body_bytes))
+        except RequestError as exc:
+            return error_response(exc)
+        except ClientGone:
+            return None
+        except (
+            Exception
+        ) as exc:  # the last resort: a bug of ours; the caller still gets the wire's error shape
+            log.error("unexpected %s", type(exc).__name__, exc_info=_without_values(exc))
+            return error_response(RequestError("An internal error occurred.", code="internal_error"))
+
+
+def _without_values(exc: Exception) -> tuple[type[Exception], Exception, Any]:
+    """Keep the traceback and drop the message, which may quote the request."""
+    return RuntimeError, RuntimeError(type(exc).__name__), exc.__traceback__
+
+
+def json_response(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a JSON response."""
+    return Response(msgspec.json.encode(body), status, headers=headers, media_type="application/json")
+
+
+def error_response(exc: RequestError) -> Response:
+    """Return an error in OpenAI's shape, with `Retry-After` where it is known."""
+    headers = {}
+    if exc.retry_after is not None:
+        headers["retry-after"] = str(math.ceil(exc.retry_after))
+    return json_response(exc.body(), status=exc.status, headers=headers)
+
+
+def header_safe(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return headers that any client can read: printable ASCII, the rest replaced."""
+    return {
+        name: "".join(char if " " <= char <= "~" else "?" for char in value)
+        for name, value in headers.items()
+    }

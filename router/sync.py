@@ -1,0 +1,104 @@
+"""The gateway for code without an event loop: the same methods, blocking."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator, Mapping
+from typing import Any, TypeVar
+
+from smallfirst.policies import Decision
+
+from .answer import Answer, AnswerStream, Receipt
+from .gateway import Gateway
+from .settings import Settings
+from .wire import ChatRequest
+
+T = TypeVar("T")
+
+
+class SyncStream:
+    """A streamed answer for a plain `for` loop; close it, or use it in a `with`, if you stop early."""
+
+    def __init__(self, gateway: SyncGateway, stream: AnswerStream) -> None:
+        self._gateway = gateway
+        self._stream = stream
+        self._chunks = aiter(stream)
+
+    @property
+    def receipt(self) -> Receipt:
+        """Who answers, and why."""
+        return self._stream.receipt
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        chunk = self._gateway.run(self._next())
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    async def _next(self) -> bytes | None:
+        return await anext(self._chunks, None)
+
+    def __enter__(self) -> SyncStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the model; safe to call twice."""
+        self._gateway.run(self._stream.aclose())
+
+
+class SyncGateway:
+    """A `Gateway` whose event loop runs in a thread of its own.
+
+    Methods may be called from several threads. Close it at the end, or use it in a `with`.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.gateway = Gateway(settings)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="smallfirst-sync", daemon=True)
+        self._thread.start()
+        self._closed = False
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the gateway's loop and return its result; an interrupt cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def complete(self, request: ChatRequest | Mapping[str, Any] | str, **fields: Any) -> Answer:
+        """Answer in one piece; see `Gateway.complete`."""
+        return self.run(self.gateway.complete(request, **fields))
+
+    def stream(self, request: ChatRequest | Mapping[str, Any] | str, **fields: Any) -> SyncStream:
+        """Answer in pieces; see `Gateway.stream`."""
+        return SyncStream(self, self.run(self.gateway.stream(request, **fields)))
+
+    def route(self, request: ChatRequest | Mapping[str, Any] | str, **fields: Any) -> Decision:
+        """Return the decision alone; see `Gateway.route`."""
+        return self.gateway.route(request, **fields)
+
+    def close(self) -> None:
+        """Free models and flush the ledger; safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self.run(self.gateway.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> SyncGateway:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
