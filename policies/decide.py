@@ -162,7 +162,7 @@ def _refuse(
 ) -> Refusal:
     """Say what is missing, by the constraint that would have to give way."""
     reasons = set(excluded.values())
-    if len(excluded) < len(candidates):
+    if len(excluded) < len(candidates) or not candidates:
         return Refusal("no_model_available", "no model that could take it is available", policy.name)
     if "privacy" in reasons:
         others = sorted(reasons - {"privacy"})

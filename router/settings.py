@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from smallfirst.policies import PRESETS, Policy, load_preset
 from smallfirst.policies.types import Capability, Tier
@@ -166,11 +166,25 @@ class ServerSettings(_Section):
     keys: tuple[Key, ...] = ()
 
 
+def _based_on_preset(own: Any) -> Any:
+    """A policy of one's own starts from a preset: `balanced` where none is named."""
+    if not isinstance(own, Mapping):
+        return own
+    preset = own.get("preset", "balanced")
+    if preset not in PRESETS:
+        raise ValueError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
+    base = load_preset(preset).model_dump(exclude={"description", "name"})
+    return base | {key: value for key, value in own.items() if key != "preset"}
+
+
+OwnPolicy = Annotated[Policy, BeforeValidator(_based_on_preset)]
+
+
 class Settings(_Section):
     """Everything that the gateway needs to know."""
 
     models: tuple[ModelSettings, ...]
-    policies: Mapping[str, Policy] = Field(default_factory=dict)
+    policies: Mapping[str, OwnPolicy] = Field(default_factory=dict)
     policy: str = "balanced"
     baseline: str | None = Field(
         default=None, description="the cloud model that savings are counted against; default: the first one"
@@ -181,13 +195,10 @@ class Settings(_Section):
     server: ServerSettings = ServerSettings()
     models_dir: Path = Field(default_factory=lambda: user_cache_dir() / "models")
 
-    @field_validator("policies", mode="before")
+    @field_validator("policies")
     @classmethod
-    def _from_presets(cls, value: Any) -> Any:
-        """A policy of one's own starts from a preset (`preset: balanced` where none is named)."""
-        if not isinstance(value, Mapping):
-            return value
-        return {name: _based_on_preset(name, own) for name, own in value.items()}
+    def _named(cls, policies: Mapping[str, Policy]) -> Mapping[str, Policy]:
+        return {name: policy.model_copy(update={"name": name}) for name, policy in policies.items()}
 
     @field_validator("models")
     @classmethod
@@ -237,16 +248,6 @@ class Settings(_Section):
         if self.baseline is not None:
             return next(model for model in self.models if model.name == self.baseline)
         return next((model for model in self.models if model.tier == "cloud"), None)
-
-
-def _based_on_preset(name: str, own: Any) -> Any:
-    if not isinstance(own, Mapping):
-        return own
-    preset = own.get("preset", "balanced")
-    if preset not in PRESETS:
-        raise ValueError(f"{name}: there is no preset {preset!r}; there are {', '.join(PRESETS)}")
-    base = load_preset(preset).model_dump(exclude={"description"})
-    return {**base, **{key: value for key, value in own.items() if key != "preset"}, "name": name}
 
 
 def default_local_model() -> LocalModelSettings:

@@ -165,6 +165,7 @@ class ChatFields(msgspec.Struct, frozen=True):
 
 # Fields of the body that are addressed to the gateway and mean nothing (or an error) to a cloud.
 GATEWAY_FIELDS = ("cache",)
+METADATA_HINTS = frozenset(Metadata.__struct_fields__)
 
 _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 
@@ -251,6 +252,13 @@ class ChatRequest:
         """Return the body for a cloud model: as the client sent it, but for the model's name and our own fields."""
         body = {key: value for key, value in self.body.items() if key not in GATEWAY_FIELDS}
         body["model"] = model
+        metadata = body.get("metadata")
+        if metadata:
+            own = {key: value for key, value in metadata.items() if key not in METADATA_HINTS}
+            if own:
+                body["metadata"] = own
+            else:
+                del body["metadata"]
         return body
 
     def with_tenant(self, tenant: str) -> ChatRequest:

@@ -1,0 +1,203 @@
+"""`decide()` as data: needs, score, policy and candidates in; a plan or a refusal out."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smallfirst.policies import (
+    PRESETS,
+    Attempt,
+    Candidate,
+    Decision,
+    Needs,
+    Policy,
+    Refusal,
+    Score,
+    decide,
+    load_preset,
+)
+
+SMALL = Candidate("small", "local", 4096, frozenset({"tools", "json_schema"}))
+BIG = Candidate("big", "cloud", 128_000, frozenset({"tools", "json_schema", "images"}))
+BALANCED = load_preset("balanced")
+EASY = Score({"small": 0.95, "big": 0.98}, "knowledge", 0.1)
+HARD = Score({"small": 0.20, "big": 0.90}, "reasoning", 0.9)
+NEEDS = Needs(input_tokens=20)
+
+
+def plan(decided: Decision | Refusal) -> tuple[str, ...]:
+    assert isinstance(decided, Decision)
+    return tuple(attempt.model for attempt in decided.attempts)
+
+
+def refusal(decided: Decision | Refusal) -> Refusal:
+    assert isinstance(decided, Refusal)
+    return decided
+
+
+def test_an_easy_request_runs_locally_with_the_cloud_behind_it() -> None:
+    decided = decide(NEEDS, EASY, BALANCED, [SMALL, BIG])
+    assert decided == Decision(
+        attempts=(Attempt("small", "local"), Attempt("big", "cloud")),
+        reason="knowledge: small is likely to be right (0.95, at least 0.70)",
+        code="local_likely_right",
+        policy="balanced",
+        score=EASY,
+    )
+
+
+def test_a_hard_request_goes_to_the_cloud_with_the_local_model_behind_it() -> None:
+    decided = decide(NEEDS, HARD, BALANCED, [SMALL, BIG])
+    assert plan(decided) == ("big", "small")
+    assert isinstance(decided, Decision)
+    assert decided.code == "local_likely_wrong"
+
+
+def test_the_cloud_answers_where_it_is_much_more_likely_to_be_right() -> None:
+    score = Score({"small": 0.71, "big": 0.99}, "chat", 0.5)
+    decided = decide(NEEDS, score, BALANCED, [SMALL, BIG])
+    assert plan(decided) == ("big", "small")
+    assert isinstance(decided, Decision)
+    assert decided.code == "cloud_likely_better"
+
+
+@pytest.mark.parametrize(("preset", "first"), [("balanced", "big"), ("quality", "big"), ("thrifty", "small")])
+def test_the_policy_says_where_the_unknown_goes(preset: str, first: str) -> None:
+    unknown = replace(EASY, known=False)
+    assert plan(decide(NEEDS, unknown, load_preset(preset), [SMALL, BIG]))[0] == first
+
+
+def test_the_first_local_model_that_will_do_is_taken() -> None:
+    tiny = replace(SMALL, name="tiny")
+    score = Score({"tiny": 0.5, "small": 0.9, "big": 0.95}, "chat", 0.3)
+    assert plan(decide(NEEDS, score, BALANCED, [tiny, SMALL, BIG])) == ("small", "big")
+
+
+def test_without_a_cloud_the_local_model_answers_and_the_reason_says_so() -> None:
+    decided = decide(NEEDS, HARD, BALANCED, [SMALL])
+    assert plan(decided) == ("small",)
+    assert isinstance(decided, Decision)
+    assert decided.code == "cloud_not_configured"
+    assert decided.reason == "no cloud model is configured; the local model answers"
+
+
+def test_while_the_cloud_is_down_the_local_model_answers_and_the_reason_says_so() -> None:
+    decided = decide(NEEDS, HARD, BALANCED, [SMALL, replace(BIG, available=False)])
+    assert plan(decided) == ("small",)
+    assert isinstance(decided, Decision)
+    assert decided.code == "cloud_down"
+
+
+def test_a_policy_without_fallback_refuses_while_the_cloud_is_down() -> None:
+    strict = BALANCED.model_copy(update={"fallback_to_local": False})
+    decided = decide(NEEDS, HARD, strict, [SMALL, replace(BIG, available=False)])
+    assert refusal(decided).code == "no_model_available"
+
+
+def test_what_the_local_model_cannot_do_goes_to_the_cloud_however_easy_it_is() -> None:
+    needs = Needs(20, capabilities=frozenset({"images"}))
+    decided = decide(needs, EASY, BALANCED, [SMALL, BIG])
+    assert plan(decided) == ("big",)
+    assert isinstance(decided, Decision)
+    assert decided.reason == "the local model cannot take it (needs images)"
+
+
+def test_what_is_too_long_for_the_local_context_goes_to_the_cloud() -> None:
+    assert plan(decide(Needs(4000), EASY, BALANCED, [SMALL, BIG])) == ("big",)
+    assert plan(decide(Needs(4000, output_tokens=50), EASY, BALANCED, [SMALL, BIG])) == ("small", "big")
+
+
+def test_what_is_too_long_for_every_model_is_refused_with_the_numbers() -> None:
+    refused = refusal(decide(Needs(200_000, output_tokens=10), EASY, BALANCED, [SMALL, BIG]))
+    assert (refused.code, refused.param) == ("context_length_exceeded", "messages")
+    assert "200000" in refused.reason
+    assert "128000" in refused.reason
+
+
+def test_what_no_model_can_do_is_refused_naming_the_field() -> None:
+    refused = refusal(decide(Needs(20, capabilities=frozenset({"logprobs"})), EASY, BALANCED, [SMALL, BIG]))
+    assert (refused.code, refused.param) == ("unsupported_capability", "logprobs")
+
+
+@pytest.mark.parametrize("preset", ["private", "offline"])
+def test_a_private_policy_never_plans_a_cloud_model(preset: str) -> None:
+    assert plan(decide(NEEDS, HARD, load_preset(preset), [SMALL, BIG])) == ("small",)
+
+
+def test_a_private_request_that_no_local_model_can_take_is_refused() -> None:
+    needs = Needs(20, capabilities=frozenset({"images"}), privacy="local")
+    refused = refusal(decide(needs, EASY, BALANCED, [SMALL, BIG]))
+    assert refused.code == "privacy_local_only"
+    assert refused.reason == "privacy asks for a local model: the local model cannot take it (needs images)"
+
+
+def test_a_named_model_is_taken_whatever_the_score() -> None:
+    decided = decide(replace(NEEDS, pinned="big"), None, BALANCED, [SMALL, BIG])
+    assert decided == Decision(
+        (Attempt("big", "cloud"),), "the caller named this model", "pinned", "balanced"
+    )
+
+
+def test_a_named_cloud_model_is_refused_where_privacy_says_local() -> None:
+    needs = replace(NEEDS, pinned="big", privacy="local")
+    assert refusal(decide(needs, None, BALANCED, [SMALL, BIG])).code == "privacy_local_only"
+
+
+def test_a_named_model_that_cannot_do_it_is_refused() -> None:
+    needs = Needs(20, capabilities=frozenset({"images"}), pinned="small")
+    assert refusal(decide(needs, None, BALANCED, [SMALL, BIG])).code == "unsupported_capability"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_loads_and_says_what_it_is_for(name: str) -> None:
+    preset = load_preset(name)
+    assert preset.name == name
+    assert preset.description
+
+
+chances = st.floats(0, 1)
+candidates = st.lists(
+    st.builds(
+        Candidate,
+        name=st.sampled_from(["a", "b", "c", "d"]),
+        tier=st.sampled_from(["local", "cloud"]),
+        context_tokens=st.integers(128, 10_000),
+        capabilities=st.frozensets(st.sampled_from(["tools", "images", "json_schema"])),
+        available=st.booleans(),
+    ),
+    max_size=4,
+    unique_by=lambda candidate: candidate.name,
+)
+
+
+@given(
+    needs=st.builds(
+        Needs,
+        input_tokens=st.integers(0, 12_000),
+        output_tokens=st.none() | st.integers(1, 4000),
+        capabilities=st.frozensets(st.sampled_from(["tools", "images", "json_schema"])),
+        privacy=st.sampled_from(["any", "local"]),
+    ),
+    success=st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), chances),
+    known=st.booleans(),
+    preset=st.sampled_from(PRESETS),
+    models=candidates,
+)
+def test_no_plan_ever_breaks_a_hard_constraint(
+    needs: Needs, success: dict[str, float], known: bool, preset: str, models: list[Candidate]
+) -> None:
+    policy: Policy = load_preset(preset)
+    decided = decide(needs, Score(success, "chat", 0.5, known), policy, models)
+    by_name = {model.name: model for model in models}
+    if isinstance(decided, Refusal):
+        return
+    assert decided.attempts
+    for attempt in decided.attempts:
+        model = by_name[attempt.model]
+        assert needs.capabilities <= model.capabilities
+        assert needs.input_tokens + (needs.output_tokens or 0) <= model.context_tokens
+        assert model.available
+        if needs.privacy == "local" or policy.privacy == "local":
+            assert model.tier == "local"
