@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -36,6 +36,31 @@ class Receipt:
     saved_usd: float | None
     overhead_ms: float
     attempts: int
+
+    @classmethod
+    def from_headers(cls, headers: Mapping[str, str]) -> Receipt:
+        """Read what `headers()` wrote; `headers` must look names up without regard to case."""
+
+        def number(name: str) -> float | None:
+            value = headers.get(f"x-smallfirst-{name}")
+            return None if value is None else float(value)
+
+        def text(name: str) -> str:
+            return headers.get(f"x-smallfirst-{name}", "")
+
+        route = text("route")
+        return cls(
+            request_id=text("request-id"),
+            route=route if route in ("local", "cache") else "cloud",  # type: ignore[arg-type]
+            model=text("model"),
+            reason=text("reason"),
+            score=number("score"),
+            cache=text("cache"),
+            cost_usd=number("cost-usd"),
+            saved_usd=number("saved-usd"),
+            overhead_ms=number("overhead-ms") or 0.0,
+            attempts=int(number("attempts") or 0),
+        )
 
     def headers(self) -> dict[str, str]:
         """Return the `x-smallfirst-*` response headers; what is unknown is left out."""

@@ -11,6 +11,7 @@ from smallfirst.policies import Decision
 
 from .answer import Answer, AnswerStream, Receipt
 from .gateway import Gateway
+from .remote import RemoteGateway
 from .settings import Settings
 from .wire import ChatRequest
 
@@ -54,13 +55,19 @@ class SyncStream:
 
 
 class SyncGateway:
-    """A `Gateway` whose event loop runs in a thread of its own.
+    """A gateway whose event loop runs in a thread of its own.
 
     Methods may be called from several threads. Close it at the end, or use it in a `with`.
+
+    Args:
+        settings: As for `Gateway`.
+        gateway: Wraps this one in place of a new one.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.gateway = Gateway(settings)
+    def __init__(
+        self, settings: Settings | None = None, *, gateway: Gateway | RemoteGateway | None = None
+    ) -> None:
+        self.gateway = gateway or Gateway(settings)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="smallfirst-sync", daemon=True)
         self._thread.start()
@@ -75,6 +82,10 @@ class SyncGateway:
             future.cancel()
             raise
 
+    async def arun(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await a coroutine that runs on the gateway's loop, from any other loop; cancelling cancels it."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
     def complete(self, request: ChatRequest | Mapping[str, Any] | str, **fields: Any) -> Answer:
         """Answer in one piece; see `Gateway.complete`."""
         return self.run(self.gateway.complete(request, **fields))
@@ -84,15 +95,18 @@ class SyncGateway:
         return SyncStream(self, self.run(self.gateway.stream(request, **fields)))
 
     def route(self, request: ChatRequest | Mapping[str, Any] | str, **fields: Any) -> Decision:
-        """Return the decision alone; see `Gateway.route`."""
+        """Return the decision alone; see `Gateway.route`. For a gateway in this process only."""
+        if isinstance(self.gateway, RemoteGateway):
+            raise TypeError("route() needs a gateway in this process; ask a proxy at /v1/route")
         return self.gateway.route(request, **fields)
 
-    def close(self) -> None:
-        """Free models and flush the ledger; safe to call twice."""
+    def close(self, *, close_gateway: bool = True) -> None:
+        """Free models and flush the ledger (unless told to leave the gateway); safe to call twice."""
         if self._closed:
             return
         self._closed = True
-        self.run(self.gateway.aclose())
+        if close_gateway:
+            self.run(self.gateway.aclose())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

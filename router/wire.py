@@ -222,13 +222,15 @@ class ChatRequest:
         Raises:
             InvalidRequest: A field is missing or has the wrong type.
         """
+        tenant, headers = "default", dict[str, str]()
         if isinstance(request, ChatRequest):
             if not fields and stream in (None, request.fields.stream):
                 return request
-            tenant, headers, body = request.tenant, request.headers, dict(request.body)
+            tenant, headers, body = request.tenant, dict(request.headers), dict(request.body)
+        elif isinstance(request, str):
+            body = {"messages": [{"role": "user", "content": request}]}
         else:
-            message = [{"role": "user", "content": request}] if isinstance(request, str) else None
-            tenant, headers, body = "default", {}, {"messages": message} if message else dict(request)
+            body = dict(request)
         body.update(fields)
         if stream is not None:
             body["stream"] = stream

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from smallfirst.router.errors import SmallfirstError
-from smallfirst.router.settings import Settings
+from ..errors import SmallfirstError
+from ..settings import Settings
 
 # Command -> (where it is, one line for `--help`). The line stands here so that `--help` loads nothing.
 _COMMANDS = {
@@ -61,7 +61,7 @@ def cli(ctx: click.Context, config_path: Path | None) -> None:
 
 def _settings_loader(path: Path | None) -> Callable[[], Settings]:
     def load() -> Settings:
-        from smallfirst.router.settings_file import find_settings_file, load_settings
+        from ..settings_file import find_settings_file, load_settings
 
         loaded = load_settings(find_settings_file(path, os.environ, Path.cwd()), os.environ)
         for warning in loaded.warnings:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from smallfirst.router.settings import Settings
+from ..settings import Settings
 
 
 @click.group()
@@ -19,7 +19,9 @@ def bench() -> None:
 
 
 @bench.command()
-@click.option("--requests", default=2000, show_default=True, type=click.IntRange(min=10), help="How many decisions.")
+@click.option(
+    "--requests", default=2000, show_default=True, type=click.IntRange(min=10), help="How many decisions."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
 def decision(load: Callable[[], Settings], requests: int, as_json: bool) -> None:
@@ -40,12 +42,12 @@ def measure_decisions(settings: Settings, requests: int) -> dict[str, Any]:
 
     Every conversation is a different one, so that no cache of the program's own can help.
     """
-    from smallfirst.router.health import ModelHealth
-    from smallfirst.router.hints import read_hints
-    from smallfirst.router.prices import PriceList
-    from smallfirst.router.routing import Routing
-    from smallfirst.router.scoring import Scorer
-    from smallfirst.router.wire import ChatRequest
+    from ..health import ModelHealth
+    from ..hints import read_hints
+    from ..prices import PriceList
+    from ..routing import Routing
+    from ..scoring import Scorer
+    from ..wire import ChatRequest
 
     routing = Routing(settings, Scorer.load(), PriceList(), ModelHealth())
     target = routing.target("auto")
@@ -79,7 +81,9 @@ def _conversations(count: int) -> Iterator[bytes]:
     """Yield different agent-like conversations of about 500 tokens as JSON bodies: system, tools, turns, a result."""
     for at in range(count):
         topic = _TOPICS[at % len(_TOPICS)].format(n=at)
-        rows = [{"id": at * 7 + row, "status": "open", "amount": round(19.9 * row + at, 2)} for row in range(4)]
+        rows = [
+            {"id": at * 7 + row, "status": "open", "amount": round(19.9 * row + at, 2)} for row in range(4)
+        ]
         yield msgspec.json.encode(
             {
                 "model": "auto",
@@ -87,9 +91,16 @@ def _conversations(count: int) -> Iterator[bytes]:
                     {"role": "system", "content": _SYSTEM},
                     {"role": "user", "content": f"Please look into {topic}. What do we know so far?"},
                     {"role": "assistant", "content": None, "tool_calls": [_call(at)]},
-                    {"role": "tool", "tool_call_id": f"call_{at}", "content": msgspec.json.encode(rows).decode()},
+                    {
+                        "role": "tool",
+                        "tool_call_id": f"call_{at}",
+                        "content": msgspec.json.encode(rows).decode(),
+                    },
                     {"role": "assistant", "content": f"I found four open records about {topic}."},
-                    {"role": "user", "content": f"Summarise them in two sentences and say what to do next ({at})."},
+                    {
+                        "role": "user",
+                        "content": f"Summarise them in two sentences and say what to do next ({at}).",
+                    },
                 ],
                 "tools": [_TOOL],
             }
@@ -123,4 +134,8 @@ _TOOL = {
 
 def _call(at: int) -> dict[str, Any]:
     arguments = msgspec.json.encode({"query": f"record {at}", "status": "open", "limit": 4}).decode()
-    return {"id": f"call_{at}", "type": "function", "function": {"name": "search_records", "arguments": arguments}}
+    return {
+        "id": f"call_{at}",
+        "type": "function",
+        "function": {"name": "search_records", "arguments": arguments},
+    }

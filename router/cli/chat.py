@@ -9,8 +9,8 @@ from typing import Any
 import click
 import msgspec
 
-from smallfirst.router.errors import RequestError
-from smallfirst.router.settings import Settings
+from ..errors import RequestError
+from ..settings import Settings
 
 
 @click.command()
@@ -29,7 +29,7 @@ def chat(load: Callable[[], Settings], prompt: str | None, model: str, max_token
 
 
 async def _chat(settings: Settings, prompt: str | None, fields: dict[str, Any]) -> None:
-    from smallfirst.router.gateway import Gateway
+    from ..gateway import Gateway
 
     messages: list[dict[str, str]] = []
     async with Gateway(settings) as gateway:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from smallfirst.router.settings_file import find_settings_file, load_settings
+from ..settings_file import find_settings_file, load_settings
 
 
 @click.group()

@@ -10,7 +10,8 @@ import click
 import msgspec
 
 from smallfirst.policies import Decision
-from smallfirst.router.settings import Settings
+
+from ..settings import Settings
 
 
 @click.command()
@@ -23,9 +24,9 @@ def route(
     load: Callable[[], Settings], prompt: str | None, body: Any, model: str | None, as_json: bool
 ) -> None:
     """Show where PROMPT would go, and why. Runs nothing."""
-    from smallfirst.router.gateway import Gateway
-    from smallfirst.router.server.chat import decision_body
-    from smallfirst.router.wire import ChatRequest
+    from ..gateway import Gateway
+    from ..server.chat import decision_body
+    from ..wire import ChatRequest
 
     if (prompt is None) == (body is None):
         raise click.UsageError("Give either a prompt or --body.")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import click
 
-from smallfirst.router.errors import SettingsError
-from smallfirst.router.settings import LocalModelSettings, Settings
+from ..errors import SettingsError
+from ..settings import LocalModelSettings, Settings
 
 
 @click.command()
@@ -77,8 +77,8 @@ def _announce(settings: Settings) -> None:
 def _run(settings: Settings) -> None:
     import uvicorn
 
-    from smallfirst.router.gateway import Gateway
-    from smallfirst.router.server import make_app
+    from ..gateway import Gateway
+    from ..server import make_app
 
     uvicorn.run(
         make_app(Gateway(settings)),

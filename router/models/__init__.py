@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from smallfirst.router.settings import LocalModelSettings, Settings
-
+from ..settings import LocalModelSettings, Settings
 from .base import Model
 
 __all__ = ["Model", "make_models"]

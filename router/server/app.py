@@ -11,9 +11,8 @@ from typing import Any
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from smallfirst.router.errors import RequestError
-from smallfirst.router.gateway import Gateway
-
+from ..errors import RequestError
+from ..gateway import Gateway
 from . import chat, pages
 from .http import Endpoint, Incoming, error_response
 

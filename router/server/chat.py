@@ -12,10 +12,9 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from smallfirst.router.answer import AnswerStream
-from smallfirst.router.errors import RequestError, StreamBroken
-from smallfirst.router.gateway import Gateway
-
+from ..answer import AnswerStream
+from ..errors import RequestError, StreamBroken
+from ..gateway import Gateway
 from .http import ClientGone, Incoming, header_safe, json_response
 
 log = logging.getLogger("smallfirst.server")

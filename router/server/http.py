@@ -15,9 +15,9 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from smallfirst.router.errors import AuthenticationFailed, BodyTooLarge, RequestError
-from smallfirst.router.settings import Settings
-from smallfirst.router.wire import ChatRequest
+from ..errors import AuthenticationFailed, BodyTooLarge, RequestError
+from ..settings import Settings
+from ..wire import ChatRequest
 
 log = logging.getLogger("smallfirst.server")
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from smallfirst.router.gateway import Gateway
-from smallfirst.router.status import readiness
-
+from ..gateway import Gateway
+from ..status import readiness
 from .http import Incoming, json_response
 
 

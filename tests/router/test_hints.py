@@ -21,7 +21,12 @@ def test_labels_come_from_metadata() -> None:
 
 
 def test_the_first_named_session_wins() -> None:
-    fields = {"metadata": {"session": "m"}, "prompt_cache_key": "p", "previous_response_id": "r", "user": "u"}
+    fields: dict[str, Any] = {
+        "metadata": {"session": "m"},
+        "prompt_cache_key": "p",
+        "previous_response_id": "r",
+        "user": "u",
+    }
     assert read_hints(request({"x-session-id": "h"}, **fields)).session == "h"
     for name in ("metadata", "prompt_cache_key", "previous_response_id", "user"):
         expected = {"metadata": "m", "prompt_cache_key": "p", "previous_response_id": "r", "user": "u"}[name]
@@ -48,7 +53,7 @@ def test_the_same_words_of_two_tenants_are_two_sessions() -> None:
 )
 def test_the_stricter_privacy_wins(header: str | None, metadata: str | None, expected: str) -> None:
     headers = {"x-smallfirst-privacy": header} if header else {}
-    fields = {"metadata": {"privacy": metadata}} if metadata else {}
+    fields: dict[str, Any] = {"metadata": {"privacy": metadata}} if metadata else {}
     assert read_hints(request(headers, **fields)).privacy == expected
 
 

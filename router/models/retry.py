@@ -1,0 +1,56 @@
+"""When to try again, and after how long: pure functions over values."""
+
+from __future__ import annotations
+
+import email.utils
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from ..errors import ModelError, ModelUnavailable, StreamBroken, UpstreamError
+from ..settings import Retries
+
+RETRIED_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
+
+
+def retry_delay(error: ModelError, attempt: int, retries: Retries, jitter: float) -> float | None:
+    """Return the seconds to wait before the next try, or None where there shall be none.
+
+    Exponential backoff with full jitter: uniform in [0, base_delay * 2**attempt], bounded by `max_delay`. An upstream's
+    `Retry-After` is honoured; one longer than `max_delay` is not waited for, the caller gets it instead.
+
+    Args:
+        error: What went wrong, before anything of an answer was seen.
+        attempt: Tries made so far, less one.
+        jitter: Uniform in [0, 1).
+    """
+    if attempt >= retries.max or not _may_be_retried(error):
+        return None
+    backoff = min(retries.base_delay * 2.0**attempt, retries.max_delay) * jitter
+    if error.retry_after is None:
+        return backoff
+    return max(error.retry_after, backoff) if error.retry_after <= retries.max_delay else None
+
+
+def _may_be_retried(error: ModelError) -> bool:
+    if isinstance(error, UpstreamError):
+        return error.status in RETRIED_STATUSES
+    # Nothing of an answer was seen. A timeout is not retried: it has cost the caller enough time already.
+    return isinstance(error, (ModelUnavailable, StreamBroken))
+
+
+def parse_retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Return the seconds of a `Retry-After` header (a number or an HTTP date), or None where it says nothing."""
+    value = headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        when = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - now).total_seconds())

@@ -1,0 +1,126 @@
+"""A running proxy with the face of a `Gateway`, for the SDK."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import httpx
+import msgspec
+
+from .answer import Answer, AnswerStream, Receipt
+from .errors import ModelTimeout, ModelUnavailable, RequestError, StreamBroken
+from .models.sse import SSEParser
+from .wire import ChatRequest
+
+
+class RemoteGateway:
+    """Talks to a running smallfirst proxy.
+
+    Args:
+        base_url: Of the proxy, with `/v1`.
+        api_key: Its key, where it asks for one.
+        timeout: Seconds without a byte until a call fails.
+        transport: Replaces the network; meant for tests.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        timeout: float = 600.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._url = f"{base_url.rstrip('/')}/chat/completions"
+        self._client = httpx.AsyncClient(headers=headers, timeout=timeout, transport=transport)
+
+    async def __aenter__(self) -> RemoteGateway:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def complete(self, request: ChatRequest | Mapping[str, Any] | str, **fields: Any) -> Answer:
+        """Answer in one piece; see `Gateway.complete`."""
+        response = await self._send(ChatRequest.of(request, fields, stream=False), stream=False)
+        body = msgspec.json.decode(response.content)
+        return Answer(body, Receipt.from_headers(response.headers))
+
+    async def stream(self, request: ChatRequest | Mapping[str, Any] | str, **fields: Any) -> AnswerStream:
+        """Answer in pieces; see `Gateway.stream`."""
+        response = await self._send(ChatRequest.of(request, fields, stream=True), stream=True)
+        return AnswerStream(_RemoteStream(response))
+
+    async def _send(self, request: ChatRequest, *, stream: bool) -> httpx.Response:
+        message = self._client.build_request(
+            "POST",
+            self._url,
+            content=msgspec.json.encode(request.body),
+            headers={"content-type": "application/json", **request.headers},
+        )
+        try:
+            response = await self._client.send(message, stream=stream)
+            if response.status_code != httpx.codes.OK:
+                await response.aread()
+                await response.aclose()
+                raise _error(response)
+        except httpx.TimeoutException as exc:
+            raise ModelTimeout(f"The proxy at {self._url} did not answer in time.") from exc
+        except httpx.TransportError as exc:
+            raise ModelUnavailable(f"The proxy at {self._url} cannot be reached: is it running?") from exc
+        return response
+
+
+class _RemoteStream:
+    """Chunks of a proxy's event stream."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.receipt = Receipt.from_headers(response.headers)
+        self._response = response
+        self._chunks = self._read()
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._chunks
+
+    async def aclose(self) -> None:
+        await self._chunks.aclose()
+        await self._response.aclose()
+
+    async def _read(self) -> Any:
+        parser = SSEParser()
+        try:
+            async for data in self._response.aiter_bytes():
+                for event in parser.feed(data):
+                    if event == b"[DONE]":
+                        return
+                    if event.startswith(b'{"error"'):
+                        raise _stream_error(event)
+                    yield event
+        except httpx.TimeoutException as exc:
+            raise ModelTimeout("The proxy fell silent in the middle of its answer.") from exc
+        except httpx.TransportError as exc:
+            raise StreamBroken("The connection to the proxy broke in the middle of its answer.") from exc
+        raise StreamBroken("The proxy's answer ended before it was complete.")
+
+
+def _stream_error(event: bytes) -> StreamBroken:
+    error = msgspec.json.decode(event)["error"]
+    return StreamBroken(error.get("message") or "The proxy reported an error.", code=error.get("code"))
+
+
+def _error(response: httpx.Response) -> RequestError:
+    """Return the proxy's error as one of ours, with its status."""
+    try:
+        error = msgspec.json.decode(response.content)["error"]
+    except (msgspec.DecodeError, KeyError, TypeError):
+        error = {"message": f"The proxy answered {response.status_code}."}
+    failure = RequestError(error.get("message") or "", param=error.get("param"), code=error.get("code"))
+    failure.status = response.status_code
+    failure.type = error.get("type") or failure.type
+    return failure

@@ -1,0 +1,3 @@
+"""Fixtures that several rooms share; each stands in a module of its own."""
+
+pytest_plugins = ["fixtures.loopback_cloud"]
