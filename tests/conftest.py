@@ -1,3 +1,3 @@
 """Fixtures that several rooms share; each stands in a module of its own."""
 
-pytest_plugins = ["fixtures.loopback_cloud"]
+pytest_plugins = ["fixtures.loopback_cloud", "fixtures.redis_server"]

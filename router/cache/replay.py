@@ -1,0 +1,144 @@
+"""Whole answers to chunks and back: a stored answer can be streamed, and a streamed one stored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import msgspec
+
+# Pieces of about a line's half, cut before white space; a long word is cut so as not to stall.
+_PIECE = re.compile(r"\s*\S{1,40}(?:\s+\S{1,20}){0,3}|\s+", re.DOTALL)
+
+
+async def replay(body: dict[str, Any]) -> AsyncIterator[bytes]:
+    """Yield a `chat.completion` as `chat.completion.chunk` objects (JSON bytes), the last one with its usage."""
+    for chunk in to_chunks(body):
+        yield msgspec.json.encode(chunk)
+
+
+def to_chunks(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the chunks of a `chat.completion`."""
+    base = {key: value for key, value in body.items() if key not in ("choices", "usage")}
+    base["object"] = "chat.completion.chunk"
+    for choice in body["choices"]:
+        rest = {
+            key: value for key, value in choice.items() if key not in ("message", "finish_reason", "logprobs")
+        }
+        for delta in _deltas(choice["message"]):
+            yield base | {"choices": [rest | {"delta": delta, "logprobs": None, "finish_reason": None}]}
+        last = {"delta": {}, "logprobs": choice.get("logprobs"), "finish_reason": choice["finish_reason"]}
+        yield base | {"choices": [rest | last]}
+    if body.get("usage") is not None:
+        yield base | {"choices": [], "usage": body["usage"]}
+
+
+def _deltas(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    first = {key: value for key, value in message.items() if key not in ("content", "tool_calls")}
+    yield first | {"content": None if message.get("content") is None else ""}
+    for piece in _PIECE.findall(message.get("content") or ""):
+        yield {"content": piece}
+    for at, call in enumerate(message.get("tool_calls") or ()):
+        yield {"tool_calls": [{"index": at, **call}]}
+
+
+class ChunkCollector:
+    """Puts a stream's chunks together to the answer that would have come in one piece."""
+
+    def __init__(self) -> None:
+        self._base: dict[str, Any] = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+        self.usage: dict[str, Any] | None = None
+
+    def add(self, chunk: bytes) -> None:
+        """Take the next chunk.
+
+        Raises:
+            msgspec.DecodeError: It is not JSON; models check that before.
+        """
+        decoded = msgspec.json.decode(chunk)
+        if not self._base:
+            self._base = {key: value for key, value in decoded.items() if key not in ("choices", "usage")}
+        if decoded.get("usage") is not None:
+            self.usage = decoded["usage"]
+        for choice in decoded.get("choices") or ():
+            self._add_choice(choice)
+
+    def body(self) -> dict[str, Any] | None:
+        """Return the whole `chat.completion`, or None while a choice has no finish reason yet."""
+        if not self._choices or any(choice.get("finish_reason") is None for choice in self._choices.values()):
+            return None
+        choices = [self._choices[index] for index in sorted(self._choices)]
+        body = self._base | {
+            "object": "chat.completion",
+            "choices": [_finished(choice) for choice in choices],
+        }
+        return body | ({"usage": self.usage} if self.usage is not None else {})
+
+    @property
+    def text(self) -> str:
+        """All text so far, arguments of calls included; for counting tokens."""
+        parts: list[str] = []
+        for choice in self._choices.values():
+            message = choice["message"]
+            parts += [value for key, value in message.items() if key != "role" and isinstance(value, str)]
+            parts += [
+                call.get("function", {}).get("arguments") or ""
+                for call in message.get("tool_calls", {}).values()
+            ]
+        return "\n".join(parts)
+
+    def _add_choice(self, choice: dict[str, Any]) -> None:
+        index = choice.get("index") or 0
+        known = self._choices.setdefault(index, {"index": index, "message": {}, "logprobs": None})
+        for key, value in choice.items():
+            if key == "logprobs":
+                known["logprobs"] = _merge_logprobs(known["logprobs"], value)
+            elif key not in ("delta", "index") and value is not None:
+                known[key] = value
+        _merge(known["message"], choice.get("delta") or {})
+
+
+def _merge(message: dict[str, Any], delta: dict[str, Any]) -> None:
+    """Add a delta to a message: text grows, tool calls are put together by index, the rest is taken over."""
+    for key, value in delta.items():
+        if key == "tool_calls":
+            calls = message.setdefault("tool_calls", {})
+            for call in value or ():
+                _merge_call(calls.setdefault(call.get("index", len(calls)), {}), call)
+        elif isinstance(value, str) and isinstance(message.get(key), str) and key != "role":
+            message[key] += value
+        elif value is not None or key not in message:
+            message[key] = value
+
+
+def _merge_call(known: dict[str, Any], call: dict[str, Any]) -> None:
+    for key, value in call.items():
+        if key == "function":
+            function = known.setdefault("function", {"name": "", "arguments": ""})
+            for part, text in (value or {}).items():
+                function[part] = (function.get(part) or "") + text if isinstance(text, str) else text
+        elif key != "index" and value is not None:
+            known[key] = value
+
+
+def _merge_logprobs(known: Any, new: Any) -> Any:
+    if not isinstance(known, dict) or not isinstance(new, dict):
+        return known if new is None else new
+    both = {**known, **new}
+    for key in known.keys() & new.keys():
+        if isinstance(known[key], list) and isinstance(new[key], list):
+            both[key] = known[key] + new[key]
+    return both
+
+
+def _finished(choice: dict[str, Any]) -> dict[str, Any]:
+    message = dict(choice["message"])
+    if "tool_calls" in message:
+        message["tool_calls"] = [message["tool_calls"][index] for index in sorted(message["tool_calls"])]
+        # Deltas of calls come with an empty text, which as a whole answer is none.
+        message["content"] = message.get("content") or None
+    message.setdefault("content", None)
+    message.setdefault("role", "assistant")
+    return choice | {"message": message}

@@ -1,0 +1,52 @@
+"""What may be answered from the cache, and what may be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..wire import ChatRequest
+
+# Reasons by which an answer is whole. `length` is cut off, `content_filter` is withheld.
+_WHOLE = frozenset({"stop", "tool_calls", "function_call"})
+
+MAX_TTL = 30 * 24 * 3600.0
+
+
+def may_read(request: ChatRequest) -> bool:
+    """Whether the request may be answered from the cache."""
+    control = request.fields.cache
+    if control is not None and control.no_cache:
+        return False
+    return request.headers.get("x-smallfirst-cache", "").strip().lower() != "bypass" and _is_repeatable(
+        request
+    )
+
+
+def may_store(request: ChatRequest, body: Mapping[str, Any]) -> bool:
+    """Whether the answer may be kept: it is whole and successful, and the request does not ask for variety."""
+    control = request.fields.cache
+    if (control is not None and control.no_store) or not _is_repeatable(request):
+        return False
+    choices = body.get("choices")
+    return (
+        bool(choices) and "error" not in body and all(c.get("finish_reason") in _WHOLE for c in choices or ())
+    )
+
+
+def entry_ttl(request: ChatRequest, default: float) -> float:
+    """Return how many seconds an answer is kept."""
+    control = request.fields.cache
+    return min(control.ttl if control is not None and control.ttl is not None else default, MAX_TTL)
+
+
+def _is_repeatable(request: ChatRequest) -> bool:
+    """Whether one answer can stand for the next.
+
+    A caller that sets `temperature` above 0 without a seed asks for variety: such requests use the cache only if their
+    body has a `cache` object, which asks for it. A caller that sets no temperature has not asked for variety (it takes
+    what the server does by default), so its requests are cached; most agents are of this kind.
+    """
+    fields = request.fields
+    sampled = (fields.temperature or 0) > 0 and fields.seed is None
+    return not sampled or fields.cache is not None

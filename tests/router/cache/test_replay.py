@@ -1,0 +1,95 @@
+"""Whole answers to chunks and back."""
+
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smallfirst.router.cache import CachedReply, ChunkCollector
+from smallfirst.router.cache.replay import to_chunks
+
+calls = st.lists(
+    st.fixed_dictionaries(
+        {
+            "id": st.text(min_size=1),
+            "type": st.just("function"),
+            "function": st.fixed_dictionaries({"name": st.text(min_size=1), "arguments": st.text()}),
+        }
+    ),
+    min_size=1,
+    max_size=3,
+)
+text = st.text(st.characters(exclude_categories=["Cs"]))
+messages = st.one_of(
+    st.fixed_dictionaries({"role": st.just("assistant"), "content": text}, optional={"refusal": st.none()}),
+    st.fixed_dictionaries({"role": st.just("assistant"), "content": st.none(), "tool_calls": calls}),
+    st.fixed_dictionaries({"role": st.just("assistant"), "content": text, "reasoning_content": text}),
+)
+
+
+def body(*answers: dict[str, Any], **more: Any) -> dict[str, Any]:
+    choices = [
+        {"index": at, "message": message, "logprobs": None, "finish_reason": "stop"}
+        for at, message in enumerate(answers)
+    ]
+    return {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": choices, **more}
+
+
+def collected(whole: dict[str, Any]) -> ChunkCollector:
+    collector = ChunkCollector()
+    for chunk in to_chunks(whole):
+        collector.add(msgspec.json.encode(chunk))
+    return collector
+
+
+@given(answers=st.lists(messages, min_size=1, max_size=3), usage=st.none() | st.just({"prompt_tokens": 1}))
+def test_collecting_a_replay_gives_the_answer_back(
+    answers: list[dict[str, Any]], usage: dict[str, int] | None
+) -> None:
+    whole = body(*answers, **({"usage": usage} if usage else {}))
+    assert collected(whole).body() == msgspec.json.decode(msgspec.json.encode(whole))
+
+
+def test_text_is_replayed_in_pieces() -> None:
+    message = {"role": "assistant", "content": "One two three four five six. " * 4 + "a" * 100}
+    pieces = [chunk["choices"][0]["delta"].get("content") for chunk in to_chunks(body(message))]
+    assert len([piece for piece in pieces if piece]) > 5
+    assert max(len(piece) for piece in pieces if piece) < 110
+
+
+def test_an_unfinished_stream_has_no_whole_answer() -> None:
+    collector = ChunkCollector()
+    assert collector.body() is None
+    collector.add(b'{"choices": [{"index": 0, "delta": {"content": "Hel"}, "finish_reason": null}]}')
+    assert collector.body() is None
+    assert collector.text == "Hel"
+
+
+def test_arguments_of_calls_grow_by_index() -> None:
+    collector = ChunkCollector()
+    for call in (
+        {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}},
+        {"index": 0, "function": {"arguments": '{"x":'}},
+        {"index": 1, "id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+        {"index": 0, "function": {"arguments": "1}"}},
+    ):
+        collector.add(msgspec.json.encode({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}))
+    collector.add(
+        b'{"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}], "usage": {"prompt_tokens": 3}}'
+    )
+    whole = collector.body()
+    assert whole is not None
+    assert [call["function"]["arguments"] for call in whole["choices"][0]["message"]["tool_calls"]] == [
+        '{"x":1}',
+        "{}",
+    ]
+    assert whole["usage"] == {"prompt_tokens": 3}
+
+
+def test_a_stored_answer_survives_and_damage_is_a_miss() -> None:
+    stored = CachedReply(body({"role": "assistant", "content": "x"}), "m", "cloud", None, 1.5)
+    assert CachedReply.decode(stored.encode()) == stored
+    assert CachedReply.decode(stored.encode()[:-3]) is None
+    assert CachedReply.decode(b"\xff") is None
+    assert CachedReply.decode(b"{}") is None
