@@ -63,7 +63,6 @@ class Candidate:
         context_tokens: Prompt and answer together, in tokens.
         capabilities: What it can do.
         available: False where it is known to be down.
-        expected_cost_usd: For this request, or None where its price is unknown.
     """
 
     name: str
@@ -71,7 +70,6 @@ class Candidate:
     context_tokens: int
     capabilities: frozenset[Capability] = frozenset()
     available: bool = True
-    expected_cost_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

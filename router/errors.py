@@ -2,6 +2,7 @@
 
 SmallfirstError
 ├── SettingsError           the settings file: names file, line and key; nothing is started
+├── LedgerError             the ledger's file cannot be read; requests never fail for it
 ├── ModelFileError          a local model's file: missing, broken, wrong checksum
 └── RequestError            a request was not served; has HTTP status, type, code and param
     ├── InvalidRequest          400: the request itself is wrong; `param` names the field
@@ -27,6 +28,10 @@ class SmallfirstError(Exception):
 
 class SettingsError(SmallfirstError):
     """The settings cannot be used. The message names file, line and key, and what was expected."""
+
+
+class LedgerError(SmallfirstError):
+    """The ledger's file cannot be read. Requests never fail for it; commands that report do."""
 
 
 class ModelFileError(SmallfirstError):

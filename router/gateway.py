@@ -75,7 +75,7 @@ class Gateway:
         self.health = ModelHealth()
         self.prices = PriceList()
         self.models: dict[str, Model] = {**make_models(self.settings), **(models or {})}
-        self.routing = Routing(self.settings, Scorer.load(), self.prices, self.health)
+        self.routing = Routing(self.settings, Scorer.load(), self.health)
         self.cache: Cache | None = open_cache(self.settings.cache)
         self.ledger = Ledger(self.settings.ledger)
         self.metrics = Metrics(lambda: gauges(self))

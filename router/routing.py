@@ -14,13 +14,9 @@ from .errors import CannotServe, ModelNotFound, ModelUnavailable, RequestError
 from .health import ModelHealth
 from .hints import Hints
 from .needs import needs_of
-from .prices import PriceList
 from .scoring import Scorer
 from .settings import CloudModelSettings, LocalModelSettings, Settings
 from .wire import ChatRequest
-
-# What an answer is expected to cost where the caller sets no limit: tokens of a typical agent step.
-EXPECTED_OUTPUT_TOKENS = 200
 
 AUTO = "auto"
 
@@ -54,14 +50,12 @@ class Routing:
     Args:
         settings: Models and policies.
         scorer: Gives P(success) per model.
-        prices: Gives the expected cost.
         health: Knows which models are down.
     """
 
-    def __init__(self, settings: Settings, scorer: Scorer, prices: PriceList, health: ModelHealth) -> None:
+    def __init__(self, settings: Settings, scorer: Scorer, health: ModelHealth) -> None:
         self._settings = settings
         self._scorer = scorer
-        self._prices = prices
         self._health = health
         self._models = {model.name: model for model in settings.models}
         self._abilities = {
@@ -101,13 +95,12 @@ class Routing:
         score: Score | None = None
         if target.pinned is None:
             score = self._scorer.score(features, self._abilities)
-        decided = decide(needs, score, target.policy, self._candidates(request, features.input_tokens))
+        decided = decide(needs, score, target.policy, self._candidates())
         if isinstance(decided, Refusal):
             raise _refused(decided)
         return Plan(decided, features.input_tokens)
 
-    def _candidates(self, request: ChatRequest, input_tokens: int) -> tuple[Candidate, ...]:
-        output_tokens = request.max_output_tokens or EXPECTED_OUTPUT_TOKENS
+    def _candidates(self) -> tuple[Candidate, ...]:
         return tuple(
             Candidate(
                 name=model.name,
@@ -115,10 +108,13 @@ class Routing:
                 context_tokens=model.context_tokens,
                 capabilities=model.capabilities,
                 available=self._health.available(model.name),
-                expected_cost_usd=self._prices.expected_cost(model, input_tokens, output_tokens),
             )
             for model in self._settings.models
         )
+
+    def count_tokens(self, text: str) -> int:
+        """Return an estimate of a text's tokens, for replies whose model counts none."""
+        return self._scorer.count_tokens(text)
 
     def _make_targets(self) -> Mapping[str, Target]:
         settings = self._settings

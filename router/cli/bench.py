@@ -44,12 +44,11 @@ def measure_decisions(settings: Settings, requests: int) -> dict[str, Any]:
     """
     from ..health import ModelHealth
     from ..hints import read_hints
-    from ..prices import PriceList
     from ..routing import Routing
     from ..scoring import Scorer
     from ..wire import ChatRequest
 
-    routing = Routing(settings, Scorer.load(), PriceList(), ModelHealth())
+    routing = Routing(settings, Scorer.load(), ModelHealth())
     target = routing.target("auto")
     times: list[float] = []
     tokens: list[int] = []

@@ -1,0 +1,90 @@
+"""What is written down about a request. Never its prompt, never its answer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class AttemptRecord(msgspec.Struct, frozen=True):
+    """One model that was asked.
+
+    Attributes:
+        retries: How often the same model was tried again within the attempt.
+        cost_usd: None where the price is unknown.
+    """
+
+    model: str
+    tier: Literal["local", "cloud"]
+    outcome: Literal["ok", "error", "timeout", "cancelled", "broken"]
+    retries: int
+    duration_ms: float
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float | None
+    error_code: str | None = None
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One request.
+
+    Attributes:
+        started_at: Unix seconds.
+        duration_ms: Until the end of the answer.
+        ttft_ms: Until the first chunk of a stream.
+        overhead_ms: Time that the gateway itself added before the answer.
+        requested_model: As the caller named it.
+        route: `none` where nothing answered.
+        model: That answered; None where none did.
+        reason_code, reason: Why it was routed so.
+        scores: P(right) by model.
+        known: False where the request was unlike everything that the classifier has seen.
+        input_tokens: Cached ones included.
+        usage_estimated: The model sent no counts; these are ours.
+        cost_usd: Of all attempts; None where a price is unknown.
+        baseline_cost_usd: The same tokens on the baseline model; None where unknown.
+        http_status: What a server answers with; 499 where the caller left.
+    """
+
+    request_id: str
+    started_at: float
+    duration_ms: float
+    ttft_ms: float | None = None
+    overhead_ms: float = 0.0
+    tenant: str = "default"
+    agent: str | None = None
+    step: str | None = None
+    session: str | None = None
+    tags: tuple[str, ...] = ()
+    requested_model: str = "auto"
+    policy: str = ""
+    route: Literal["local", "cloud", "cache", "none"] = "none"
+    model: str | None = None
+    reason_code: str = ""
+    reason: str = ""
+    task: str | None = None
+    difficulty: float | None = None
+    scores: dict[str, float] = {}
+    known: bool | None = None
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    usage_estimated: bool = False
+    cost_usd: float | None = None
+    baseline_model: str | None = None
+    baseline_cost_usd: float | None = None
+    cache: str = "off"
+    attempts: tuple[AttemptRecord, ...] = ()
+    status: Literal["ok", "error", "cancelled"] = "ok"
+    error_code: str | None = None
+    http_status: int = 200
+    stream: bool = False
+
+    @property
+    def saved_usd(self) -> float | None:
+        """Against the baseline; None where either cost is unknown."""
+        if self.cost_usd is None or self.baseline_cost_usd is None:
+            return None
+        return self.baseline_cost_usd - self.cost_usd

@@ -1,0 +1,95 @@
+"""The ledger's table: its columns are the fields of `Entry`, lists and objects as JSON text."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+import msgspec
+
+from ..errors import LedgerError
+from .entry import Entry
+
+COLUMNS = Entry.__struct_fields__
+_AS_JSON = frozenset({"tags", "scores", "attempts"})
+
+# Forward only: entry N brings a file from version N to N + 1. Never edit one that was released; add the next.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE entries (
+        request_id TEXT PRIMARY KEY,
+        started_at REAL NOT NULL,
+        duration_ms REAL NOT NULL,
+        ttft_ms REAL,
+        overhead_ms REAL NOT NULL,
+        tenant TEXT NOT NULL,
+        agent TEXT,
+        step TEXT,
+        session TEXT,
+        tags TEXT NOT NULL,
+        requested_model TEXT NOT NULL,
+        policy TEXT NOT NULL,
+        route TEXT NOT NULL,
+        model TEXT,
+        reason_code TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        task TEXT,
+        difficulty REAL,
+        scores TEXT NOT NULL,
+        known INTEGER,
+        input_tokens INTEGER NOT NULL,
+        cached_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        reasoning_tokens INTEGER NOT NULL,
+        usage_estimated INTEGER NOT NULL,
+        cost_usd REAL,
+        baseline_model TEXT,
+        baseline_cost_usd REAL,
+        cache TEXT NOT NULL,
+        attempts TEXT NOT NULL,
+        status TEXT NOT NULL,
+        error_code TEXT,
+        http_status INTEGER NOT NULL,
+        stream INTEGER NOT NULL
+    );
+    CREATE INDEX entries_started_at ON entries (started_at);
+    """,
+)
+
+# A request that is recorded twice (a writer that was interrupted and tried again) counts once.
+INSERT = f"INSERT OR IGNORE INTO entries ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring a file up to date; several processes may do so at once.
+
+    Raises:
+        LedgerError: The file was written by a newer version of smallfirst.
+    """
+    while (version := _version(connection)) < len(MIGRATIONS):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if _version(connection) == version:
+                for statement in MIGRATIONS[version].split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {version + 1}")
+        except sqlite3.Error:
+            connection.rollback()
+            raise
+        connection.commit()
+    if version > len(MIGRATIONS):
+        raise LedgerError(
+            f"the ledger was written by a newer version of smallfirst (schema {version}); upgrade"
+        )
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def to_row(entry: Entry) -> tuple[Any, ...]:
+    """Return an entry's columns in order."""
+    return tuple(
+        msgspec.json.encode(value).decode() if name in _AS_JSON else value
+        for name, value in zip(COLUMNS, msgspec.structs.astuple(entry), strict=True)
+    )
