@@ -1,0 +1,126 @@
+"""From messages to a prompt, by the chat template inside the GGUF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+import msgspec
+
+from ...errors import InvalidRequest, ModelFileError
+from ...wire import ChatRequest, Message
+
+# For models whose template knows no tools; the form is the one that tool-trained small models use.
+_TOOLS_PROMPT = """\
+You can call these functions:
+{tools}
+
+To call one, answer with nothing but
+<tool_call>
+{{"name": "function name", "arguments": {{"argument": "value"}}}}
+</tool_call>
+If none of them helps with the request, answer in words."""
+
+_SCHEMA_PROMPT = "Answer with JSON only, which follows this JSON schema:\n{schema}"
+_JSON_PROMPT = "Answer with a JSON object only."
+
+
+class PromptRenderer:
+    """Renders a conversation with a model's own template, in Jinja's sandbox.
+
+    Args:
+        metadata: The GGUF's.
+        bos, eos: The text of the model's first and last token.
+
+    Raises:
+        ModelFileError: The file has no template, or a broken one.
+    """
+
+    def __init__(self, metadata: Mapping[str, str], *, bos: str, eos: str) -> None:
+        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+        template = metadata.get("tokenizer.chat_template")
+        if not template:
+            raise ModelFileError("the model file has no chat template; use an 'instruct' or 'chat' model")
+        try:
+            self._format = Jinja2ChatFormatter(template=template, eos_token=eos, bos_token=bos)
+        except jinja2.TemplateError as exc:
+            raise ModelFileError(f"the model file's chat template is broken: {exc}") from exc
+        self._knows_tools = "tools" in template
+
+    def render(self, request: ChatRequest) -> str:
+        """Return the prompt.
+
+        Raises:
+            InvalidRequest: The template refuses the conversation (roles out of order, say).
+        """
+        fields = request.fields
+        tools = request.body.get("tools") if fields.tools and fields.tool_choice != "none" else None
+        messages = [_plain(message, self._knows_tools) for message in fields.messages]
+        extra = [note for note in (self._tools_note(tools), _format_note(request)) if note]
+        if extra:
+            messages = _with_system(messages, "\n\n".join(extra))
+        try:
+            rendered = self._format(messages=messages, tools=tools if self._knows_tools else None)
+        except (jinja2.TemplateError, ValueError, TypeError) as exc:
+            raise InvalidRequest(
+                f"Invalid value for 'messages': the model's chat template refuses them ({type(exc).__name__}).",
+                param="messages",
+            ) from exc
+        return str(rendered.prompt)
+
+    def _tools_note(self, tools: Any) -> str | None:
+        if not tools or self._knows_tools:
+            return None
+        lines = [msgspec.json.encode(tool.get("function") or tool).decode() for tool in tools]
+        return _TOOLS_PROMPT.format(tools="\n".join(lines))
+
+
+def _format_note(request: ChatRequest) -> str | None:
+    form = request.fields.response_format
+    if form is None or form.type == "text":
+        return None
+    if form.type == "json_object" or form.json_schema is None:
+        return _JSON_PROMPT
+    return _SCHEMA_PROMPT.format(schema=msgspec.json.encode(form.json_schema.definition).decode())
+
+
+def _with_system(messages: list[dict[str, Any]], note: str) -> list[dict[str, Any]]:
+    if messages and messages[0]["role"] == "system":
+        first = messages[0] | {"content": f"{messages[0]['content']}\n\n{note}"}
+        return [first, *messages[1:]]
+    return [{"role": "system", "content": note}, *messages]
+
+
+def _plain(message: Message, knows_tools: bool) -> dict[str, Any]:
+    """Return a message with text only, in roles that every template knows."""
+    role = "system" if message.role == "developer" else message.role
+    calls = [call.function for call in message.tool_calls or () if call.function is not None]
+    if knows_tools:
+        plain: dict[str, Any] = {"role": "tool" if role == "function" else role, "content": message.text}
+        if calls:
+            plain["tool_calls"] = [
+                {"type": "function", "function": {"name": call.name, "arguments": _arguments(call.arguments)}}
+                for call in calls
+            ]
+        return plain
+    if role in ("tool", "function"):
+        return {"role": "user", "content": f"<tool_response>\n{message.text}\n</tool_response>"}
+    written = [
+        f'<tool_call>\n{{"name": {_json(call.name)}, "arguments": {call.arguments or "{}"}}}\n</tool_call>'
+        for call in calls
+    ]
+    return {"role": role, "content": "\n".join([*([message.text] if message.text else []), *written])}
+
+
+def _arguments(text: str) -> Any:
+    """Templates write arguments as JSON themselves: give them the value, or the text where it is none."""
+    try:
+        return msgspec.json.decode(text.encode())
+    except msgspec.DecodeError:
+        return text
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
