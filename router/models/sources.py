@@ -173,11 +173,10 @@ def _from_hub(source: HubSource, folder: Path, progress: Progress | None) -> Pat
     class Bar(tqdm):  # type: ignore[misc,type-arg,unused-ignore]
         """Hands the hub client's progress on."""
 
-        def update(self, n: float | None = 1) -> bool | None:
-            result = super().update(n)
+        def update(self, n: float | None = 1) -> None:
+            super().update(n)
             if progress is not None:
                 progress(int(self.n), int(self.total) if self.total else None)
-            return result
 
     try:
         found = hf_hub_download(

@@ -226,16 +226,14 @@ class Engine:
             presence_penalty=job.presence_penalty,
             grammar=grammar,
         )
-        made = 0
         before = list(job.prompt[-1:])
-        for token in tokens:
+        for made, token in enumerate(tokens, start=1):
             if run.cancelled.is_set() or self._closed:
                 yield Piece("", 0, "stop", cached)
                 return
             if llama_cpp.llama_vocab_is_eog(llama._model.vocab, token):
                 yield Piece(decoder.decode(b"", final=True), 0, "stop", cached)
                 return
-            made += 1
             text = decoder.decode(llama.detokenize([token], prev_tokens=before, special=job.special))
             before = [token]
             if made >= job.max_tokens:

@@ -37,7 +37,6 @@ class LocalModel:
         self._models_dir = models_dir
         # Guards the two below, which several event loops may look at.
         self._lock = threading.Lock()
-        self._loading: asyncio.Future[None] | None = None
         self._engine: Engine | None = None
         self._renderer: PromptRenderer | None = None
         self._bos = ""
@@ -142,7 +141,10 @@ class LocalModel:
             try:
                 self._bos = engine.special_text("bos")
                 self._renderer = PromptRenderer(
-                    engine.metadata, bos=self._bos, eos=engine.special_text("eos")
+                    engine.metadata,
+                    bos=self._bos,
+                    eos=engine.special_text("eos"),
+                    system_prompt=settings.system_prompt,
                 )
             except ModelFileError:
                 engine.close()

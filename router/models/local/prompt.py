@@ -32,12 +32,13 @@ class PromptRenderer:
     Args:
         metadata: The GGUF's.
         bos, eos: The text of the model's first and last token.
+        system_prompt: For conversations without one; None leaves that to the template.
 
     Raises:
         ModelFileError: The file has no template, or a broken one.
     """
 
-    def __init__(self, metadata: Mapping[str, str], *, bos: str, eos: str) -> None:
+    def __init__(self, metadata: Mapping[str, str], *, bos: str, eos: str, system_prompt: str | None) -> None:
         from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
         template = metadata.get("tokenizer.chat_template")
@@ -48,6 +49,7 @@ class PromptRenderer:
         except jinja2.TemplateError as exc:
             raise ModelFileError(f"the model file's chat template is broken: {exc}") from exc
         self._knows_tools = "tools" in template
+        self._system_prompt = system_prompt
 
     def render(self, request: ChatRequest) -> str:
         """Return the prompt.
@@ -58,6 +60,8 @@ class PromptRenderer:
         fields = request.fields
         tools = request.body.get("tools") if fields.tools and fields.tool_choice != "none" else None
         messages = [_plain(message, self._knows_tools) for message in fields.messages]
+        if self._system_prompt is not None and messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": self._system_prompt}, *messages]
         extra = [note for note in (self._tools_note(tools), _format_note(request)) if note]
         if extra:
             messages = _with_system(messages, "\n\n".join(extra))
