@@ -64,7 +64,7 @@ class LocalModelSettings(_ModelSettings):
     threads: int | None = Field(default=None, ge=1, description="default: the number of physical cores")
     gpu_layers: int = Field(default=0, ge=-1)
     max_queue: int = Field(default=64, ge=1, description="requests that wait; one more is refused with 503")
-    max_output_tokens: int = Field(default=1024, ge=1, description="where the caller sets no limit")
+    max_output_tokens: int = Field(default=512, ge=1, description="where the caller sets no limit")
     system_prompt: str | None = Field(
         default=None,
         description="for conversations without one; default: what the model's template puts there",

@@ -157,6 +157,12 @@ class FeatureReader:
             focus_tokens=len(focus_ids),
         )
 
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens of a text; of one longer than what is read of a message, an estimate."""
+        sample = _window(text, FOCUS_HEAD, FOCUS_TAIL)
+        tokens = len(self._embedding.ids(sample))
+        return tokens if len(sample) >= len(text) else math.ceil(tokens * len(text) / len(sample))
+
     def _tokens(self, ids: IdArray, distinct: int) -> Iterable[float]:
         """Columns from the tokens themselves, `distinct` to the end."""
         n = len(ids)
@@ -361,4 +367,5 @@ def _spoken(message: Message) -> str:
 
 def _bigrams(ids: IdArray) -> IdArray:
     pairs = ids[:-1].astype(np.uint32) * np.uint32(2654435761) + ids[1:].astype(np.uint32) * np.uint32(40503)
-    return ((pairs ^ (pairs >> np.uint32(15))) % np.uint32(BIGRAM_BUCKETS)).astype(np.int32)
+    buckets: IdArray = ((pairs ^ (pairs >> np.uint32(15))) % np.uint32(BIGRAM_BUCKETS)).astype(np.int32)
+    return buckets
