@@ -294,6 +294,10 @@ def _check(fields: ChatFields) -> None:
     _check_range("max_tokens", fields.max_tokens, 1, None)
     _check_range("max_completion_tokens", fields.max_completion_tokens, 1, None)
     _check_range("n", fields.n, 1, 128)
+    if fields.cache is not None and len(fields.cache.namespace) > 200:
+        raise InvalidRequest(
+            "Invalid value for 'cache.namespace': expected at most 200 characters.", param="cache.namespace"
+        )
     if fields.cache is not None and fields.cache.ttl is not None and not fields.cache.ttl > 0:
         raise InvalidRequest(
             "Invalid value for 'cache.ttl': expected more than 0 seconds.", param="cache.ttl"

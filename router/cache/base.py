@@ -82,6 +82,7 @@ class CachedReply(msgspec.Struct, frozen=True):
     def decode(cls, raw: bytes) -> CachedReply | None:
         """Read it back; None where the bytes are no stored answer (another version's, or damaged)."""
         try:
-            return msgspec.json.decode(raw, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            entry = msgspec.json.decode(raw, type=cls)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
+        return entry if entry.body.get("choices") else None

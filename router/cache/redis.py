@@ -6,13 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from ..errors import SettingsError
 from .base import CacheStats
@@ -23,6 +23,11 @@ T = TypeVar("T")
 log = logging.getLogger("smallfirst.cache")
 
 FIRST_REST, LONGEST_REST = 1.0, 30.0
+
+# More calls at once wait for one of these connections, and skip Redis if none is free within the timeout.
+MAX_CONNECTIONS = 32
+
+_URL_FORMS = "redis://[user:password@]host:port/db, rediss://… or unix://…"
 
 
 class RedisCache:
@@ -43,17 +48,28 @@ class RedisCache:
     name = "redis"
 
     def __init__(self, url: str, *, timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._options: dict[str, Any] = {
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+            "retry": Retry(NoBackoff(), 0),
+            "decode_responses": False,
+            "max_connections": MAX_CONNECTIONS,
+        }
         try:
-            parse_url(url)
-        except ValueError as exc:
-            raise SettingsError(f"cache.url: {exc}") from exc
-        self._url = url
+            # Ours win over what the URL's query says; making a connection checks options and does no I/O.
+            self._options = {**parse_url(url), **self._options}
+            ConnectionPool(**self._options).make_connection()  # type: ignore[no-untyped-call]
+        except (ValueError, TypeError, RedisError):
+            # The cause may quote a part of the password ("Port could not be cast …"): it is left out.
+            raise SettingsError(f"cache.url: not understood; expected {_URL_FORMS}") from None
         self._timeout = timeout
         self._clock = clock
         # Connections belong to an event loop; a program may run several, one after the other.
-        self._client: tuple[asyncio.AbstractEventLoop, Redis] | None = None
+        self._client: tuple[asyncio.AbstractEventLoop, Redis, asyncio.Semaphore] | None = None
         self._rest = FIRST_REST
         self._down_until: float | None = None
+        # Grows with each failure: calls that were under way then have no say any more, so a burst counts once.
+        self._round = 0
         self._hits = self._misses = self._errors = self._skipped = 0
 
     async def get(self, key: str) -> bytes | None:
@@ -75,7 +91,7 @@ class RedisCache:
         Raises:
             RedisError: Redis does not answer: who asks for this must know that it was not done.
         """
-        redis = self._redis()
+        redis, _ = self._redis()
         removed = 0
         batch: list[bytes] = []
         async for key in redis.scan_iter(match=_escape(key_prefix(tenant, namespace)) + "*", count=1000):
@@ -94,7 +110,7 @@ class RedisCache:
     async def aclose(self) -> None:
         """Close the connections."""
         if self._client is not None:
-            loop, client = self._client
+            loop, client, _ = self._client
             self._client = None
             if loop is asyncio.get_running_loop():
                 await client.aclose()
@@ -107,37 +123,52 @@ class RedisCache:
                 return None
             # This call tries; until it is done, others go on skipping.
             self._down_until = self._clock() + self._timeout + self._rest
+        redis, free = self._redis()
+        begun = self._round
         try:
             async with asyncio.timeout(self._timeout):
-                result = await command(self._redis())
-        except (RedisError, OSError, TimeoutError) as exc:
-            self._failed(exc)
+                await free.acquire()
+        except TimeoutError:
+            # The line is too long here; that says nothing about Redis.
+            self._skipped += 1
             return None
-        if self._down_until is not None:
+        try:
+            if begun != self._round:
+                self._skipped += 1
+                return None
+            async with asyncio.timeout(self._timeout):
+                result = await command(redis)
+        except ResponseError:
+            # Redis is there and answers at once, but refuses this command (full, read-only): no reason to rest.
+            self._errors += 1
+            result = None
+        except (RedisError, OSError, TimeoutError) as exc:
+            self._failed(exc, begun)
+            return None
+        finally:
+            free.release()
+        if self._down_until is not None and begun == self._round:
             self._down_until = None
             self._rest = FIRST_REST
             log.info("redis answers again")
         return result
 
-    def _failed(self, exc: Exception) -> None:
+    def _failed(self, exc: Exception, begun: int) -> None:
         self._errors += 1
+        if begun != self._round:
+            return
+        self._round += 1
         if self._down_until is None:
             log.warning("redis does not answer (%s); it is skipped and tried again", type(exc).__name__)
         self._down_until = self._clock() + self._rest
         self._rest = min(self._rest * 2, LONGEST_REST)
 
-    def _redis(self) -> Redis:
+    def _redis(self) -> tuple[Redis, asyncio.Semaphore]:
         loop = asyncio.get_running_loop()
         if self._client is None or self._client[0] is not loop:
-            client: Redis = Redis.from_url(
-                self._url,
-                socket_timeout=self._timeout,
-                socket_connect_timeout=self._timeout,
-                retry=Retry(NoBackoff(), 0),
-                decode_responses=False,
-            )
-            self._client = (loop, client)
-        return self._client[1]
+            client = Redis.from_pool(ConnectionPool(**self._options))
+            self._client = (loop, client, asyncio.Semaphore(MAX_CONNECTIONS))
+        return self._client[1:]
 
 
 def _escape(text: str) -> str:

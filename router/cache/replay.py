@@ -49,6 +49,7 @@ class ChunkCollector:
     def __init__(self) -> None:
         self._base: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
+        self._broken = False
         self.usage: dict[str, Any] | None = None
 
     def add(self, chunk: bytes) -> None:
@@ -58,16 +59,32 @@ class ChunkCollector:
             msgspec.DecodeError: It is not JSON; models check that before.
         """
         decoded = msgspec.json.decode(chunk)
-        if not self._base:
-            self._base = {key: value for key, value in decoded.items() if key not in ("choices", "usage")}
+        if not isinstance(decoded, dict) or decoded.get("error") is not None:
+            self._broken = True
+            return
+        # The first value that says something stays: some servers send a first chunk with an empty id and model.
+        for key, value in decoded.items():
+            if (
+                key not in ("choices", "usage")
+                and (value or key not in self._base)
+                and not self._base.get(key)
+            ):
+                self._base[key] = value
         if decoded.get("usage") is not None:
             self.usage = decoded["usage"]
         for choice in decoded.get("choices") or ():
-            self._add_choice(choice)
+            if isinstance(choice, dict):
+                self._add_choice(choice)
+            else:
+                self._broken = True
 
     def body(self) -> dict[str, Any] | None:
-        """Return the whole `chat.completion`, or None while a choice has no finish reason yet."""
-        if not self._choices or any(choice.get("finish_reason") is None for choice in self._choices.values()):
+        """Return the whole `chat.completion`, or None while a choice has no finish reason yet or where it broke."""
+        if (
+            self._broken
+            or not self._choices
+            or any(choice.get("finish_reason") is None for choice in self._choices.values())
+        ):
             return None
         choices = [self._choices[index] for index in sorted(self._choices)]
         body = self._base | {
@@ -101,16 +118,26 @@ class ChunkCollector:
 
 
 def _merge(message: dict[str, Any], delta: dict[str, Any]) -> None:
-    """Add a delta to a message: text grows, tool calls are put together by index, the rest is taken over."""
+    """Add a delta to a message: text and lists grow, tool calls are put together by index, the rest is taken over."""
     for key, value in delta.items():
+        known: Any = message.get(key)
         if key == "tool_calls":
-            calls = message.setdefault("tool_calls", {})
             for call in value or ():
-                _merge_call(calls.setdefault(call.get("index", len(calls)), {}), call)
-        elif isinstance(value, str) and isinstance(message.get(key), str) and key != "role":
+                calls = message.setdefault("tool_calls", {})
+                _merge_call(calls.setdefault(_position(call, calls), {}), call)
+        elif key != "role" and isinstance(value, (str, list)) and type(value) is type(known):
             message[key] += value
         elif value is not None or key not in message:
             message[key] = value
+
+
+def _position(call: dict[str, Any], calls: dict[int, dict[str, Any]]) -> int:
+    """Return a call's index; where the server sends none, a new id begins the next call."""
+    index = call.get("index")
+    if isinstance(index, int):
+        return index
+    last = max(calls, default=-1)
+    return last if last >= 0 and call.get("id") in (None, "", calls[last].get("id")) else last + 1
 
 
 def _merge_call(known: dict[str, Any], call: dict[str, Any]) -> None:
@@ -118,8 +145,11 @@ def _merge_call(known: dict[str, Any], call: dict[str, Any]) -> None:
         if key == "function":
             function = known.setdefault("function", {"name": "", "arguments": ""})
             for part, text in (value or {}).items():
-                function[part] = (function.get(part) or "") + text if isinstance(text, str) else text
-        elif key != "index" and value is not None:
+                # Arguments come in pieces; a name comes whole, from some servers with every piece.
+                grows = isinstance(text, str) and part != "name"
+                if grows or text:
+                    function[part] = (function.get(part) or "") + text if grows else text
+        elif key != "index" and (value or key not in known):
             known[key] = value
 
 

@@ -28,9 +28,12 @@ def may_store(request: ChatRequest, body: Mapping[str, Any]) -> bool:
     control = request.fields.cache
     if (control is not None and control.no_store) or not _is_repeatable(request):
         return False
-    choices = body.get("choices")
+    choices = body.get("choices") or ()
+    # A server that ignores `n` has not given what was asked for.
     return (
-        bool(choices) and "error" not in body and all(c.get("finish_reason") in _WHOLE for c in choices or ())
+        len(choices) == (request.fields.n or 1)
+        and "error" not in body
+        and all(c.get("finish_reason") in _WHOLE for c in choices)
     )
 
 

@@ -93,3 +93,65 @@ def test_a_stored_answer_survives_and_damage_is_a_miss() -> None:
     assert CachedReply.decode(stored.encode()[:-3]) is None
     assert CachedReply.decode(b"\xff") is None
     assert CachedReply.decode(b"{}") is None
+
+
+def merged(*deltas: dict[str, Any]) -> dict[str, Any]:
+    collector = ChunkCollector()
+    for delta in (*deltas, {}):
+        reason = None if delta else "stop"
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        collector.add(msgspec.json.encode({"choices": [choice]}))
+    whole = collector.body()
+    assert whole is not None
+    message: dict[str, Any] = whole["choices"][0]["message"]
+    return message
+
+
+def call(**fields: Any) -> dict[str, Any]:
+    return {"tool_calls": [fields]}
+
+
+def test_a_name_that_comes_with_every_piece_is_taken_once() -> None:
+    message = merged(
+        call(index=0, id="a", function={"name": "f", "arguments": "{"}),
+        call(index=0, id="a", function={"name": "f", "arguments": "}"}),
+    )
+    assert message["tool_calls"] == [{"id": "a", "function": {"name": "f", "arguments": "{}"}}]
+
+
+def test_calls_without_an_index_are_told_apart_by_their_id() -> None:
+    message = merged(
+        call(id="a", function={"name": "f", "arguments": "{"}),
+        call(function={"arguments": "}"}),
+        call(index=None, id="b", function={"name": "g", "arguments": "{}"}),
+    )
+    assert [(c["id"], c["function"]["arguments"]) for c in message["tool_calls"]] == [
+        ("a", "{}"),
+        ("b", "{}"),
+    ]
+
+
+def test_lists_grow_and_nulls_change_nothing() -> None:
+    message = merged(
+        {"content": "a", "details": [1], "tool_calls": None},
+        {"content": None, "details": [2], "tool_calls": None},
+    )
+    assert message == {"role": "assistant", "content": "a", "details": [1, 2]}
+
+
+def test_a_stream_with_an_error_has_no_whole_answer() -> None:
+    collector = ChunkCollector()
+    collector.add(b'{"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}')
+    collector.add(b'{"error": {"message": "x"}}')
+    assert collector.body() is None
+
+
+def test_an_empty_first_chunk_does_not_hide_who_answered() -> None:
+    collector = ChunkCollector()
+    collector.add(b'{"id": "", "model": "", "choices": []}')
+    collector.add(
+        b'{"id": "c", "model": "m", "choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}'
+    )
+    whole = collector.body()
+    assert whole is not None
+    assert (whole["id"], whole["model"]) == ("c", "m")

@@ -42,6 +42,7 @@ def test_what_may_be_read(fields: dict[str, Any], allowed: bool) -> None:
         ({}, body("tool_calls"), True),
         ({"n": 2}, body("stop", "stop"), True),
         ({"n": 2}, body("stop", "length"), False),
+        ({"n": 2}, body("stop"), False),
         ({}, body("length"), False),
         ({}, body("content_filter"), False),
         ({}, body(None), False),

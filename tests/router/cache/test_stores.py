@@ -160,3 +160,40 @@ def test_the_settings_choose_the_store() -> None:
     assert (memory.name, redis.name) == ("memory", "redis")
     with pytest.raises(SettingsError, match=r"cache\.url"):
         open_cache(CacheSettings.model_validate({"url": "http://127.0.0.1"}))
+
+
+async def test_a_burst_of_failures_counts_as_one(
+    shared: RedisCache, broken: RedisServer, clock: Clock
+) -> None:
+    await asyncio.gather(*(shared.get("k") for _ in range(20)))
+    broken.freeze()
+    await asyncio.gather(*(shared.get("k") for _ in range(20)))
+    broken.thaw()
+    clock.now += 1.1
+    await shared.get("k")
+    assert shared.stats().healthy
+
+
+async def test_many_requests_at_once_are_no_failure(redis_server: RedisServer) -> None:
+    store = RedisCache(redis_server.url, timeout=5)
+    await asyncio.gather(*(store.get("k") for _ in range(300)))
+    await store.aclose()
+    assert (store.stats().errors, store.stats().skipped) == (0, 0)
+
+
+async def test_a_full_redis_can_still_be_read(shared: RedisCache, broken: RedisServer) -> None:
+    await shared.set("old", b"1", ttl=60)
+    with broken.client() as client:
+        client.config_set("maxmemory", 1)
+    await shared.set("new", bytes(1000), ttl=60)
+    assert await shared.get("old") == b"1"
+    assert shared.stats().healthy
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:hun/ter2@127.0.0.1:1/0", "redis://:hunter2@[::1/0", "redis://:hunter2@h/0?unknown=1"]
+)
+def test_a_url_that_is_not_understood_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        RedisCache(url, timeout=0.1)
+    assert "hun" not in str(caught.value)
