@@ -62,7 +62,8 @@ class Gateway:
     Args:
         settings: By default read as `smallfirst serve` does: `SMALLFIRST_CONFIG`, else `smallfirst.yaml` in the
             working folder, else the built-in defaults and the environment.
-        models: Replaces configured models by name; meant for tests and for models of one's own.
+        models: Replaces configured models by name; meant for tests and for models of one's own. They stay open when
+            the gateway is closed.
 
     Raises:
         SettingsError: The settings file cannot be used.
@@ -74,7 +75,8 @@ class Gateway:
         self.settings = settings or _settings_from_environment()
         self.health = ModelHealth()
         self.prices = PriceList()
-        self.models: dict[str, Model] = {**make_models(self.settings), **(models or {})}
+        self._own_models = make_models(self.settings, without=models or ())
+        self.models: dict[str, Model] = {**self._own_models, **(models or {})}
         self.routing = Routing(self.settings, Scorer.load(), self.health)
         self.cache: Cache | None = open_cache(self.settings.cache)
         self.ledger = Ledger(self.settings.ledger)
@@ -123,7 +125,7 @@ class Gateway:
         """Finish cache writes, free models and flush the ledger. Safe to call twice."""
         if self._background:
             await asyncio.wait(self._background, timeout=1.0)
-        await asyncio.gather(*(model.aclose() for model in self.models.values()))
+        await asyncio.gather(*(model.aclose() for model in self._own_models.values()))
         if self.cache is not None:
             await self.cache.aclose()
         await asyncio.to_thread(self.ledger.close)

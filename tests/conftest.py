@@ -1,3 +1,8 @@
 """Fixtures that several rooms share; each stands in a module of its own."""
 
-pytest_plugins = ["fixtures.loopback_cloud", "fixtures.redis_server"]
+pytest_plugins = [
+    "fixtures.loopback_cloud",
+    "fixtures.redis_server",
+    "fixtures.local_model",
+    "fixtures.serving",
+]

@@ -194,7 +194,8 @@ def dense_columns(
 
 def sigmoid(values: FloatArray) -> FloatArray:
     """The logistic function, without overflow."""
-    shares: FloatArray = 1 / (1 + np.exp(-np.clip(values, -30, 30)))
+    clipped = np.clip(values, -30, 30).astype(np.float32, copy=False)
+    shares: FloatArray = np.reciprocal(1 + np.exp(-clipped))
     return shares
 
 

@@ -87,9 +87,11 @@ _SOURCES: Mapping[str, _Source] = {
 
 # Exam subjects that are worked out rather than known.
 _WORKED_OUT = frozenset(
-    "abstract_algebra college_mathematics elementary_mathematics high_school_mathematics high_school_statistics "
-    "formal_logic college_physics high_school_physics econometrics".split()
-)
+    {
+        "abstract_algebra", "college_mathematics", "elementary_mathematics", "high_school_mathematics",
+        "high_school_statistics", "formal_logic", "college_physics", "high_school_physics", "econometrics",
+    }
+)  # fmt: skip
 # Which models of the eleven stand for the two published heads.
 _WEAK_MODEL, _STRONG_MODEL = "mistralai/mixtral-8x7b-chat", "gpt-4-1106-preview"
 # No small model was run on these: their answers have no mechanical check, or the check is not ours. That models of

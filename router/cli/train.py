@@ -1,0 +1,54 @@
+"""`smallfirst train`: train the router's classifier."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    help="Train the router's classifier on the evaluation data and on our own outcomes. Takes minutes."
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the evaluation data. Default: SMALLFIRST_DATA, else ../shared/data.",
+)
+@click.option(
+    "--outcomes",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Outcomes of local models (JSON lines). Default: the ones that ship.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to write the artefact (.npz, its card beside it). Default: into the package.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+def train(data: Path | None, outcomes: Path | None, out: Path | None, as_json: bool) -> None:
+    """Train, write, and say how good it is."""
+    from ..scoring.scorer import packaged_artefact
+    from ..training.files import data_folder
+    from ..training.train import train as train_classifier
+    from ..training.train import write
+
+    start = time.monotonic()
+    out = out or packaged_artefact()
+
+    def progress(step: str) -> None:
+        click.echo(f"{time.monotonic() - start:6.1f} s  {step}", err=True)
+
+    trained = train_classifier(data or data_folder(), outcomes=outcomes, progress=progress)
+    write(trained, out)
+    progress(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    if as_json:
+        click.echo(json.dumps(trained.card))
+        return
+    for head, figures in trained.card["out_of_fold"]["heads"].items():
+        click.echo(
+            f"{head:24} n {figures['n']:5}  right {figures['accuracy']:.3f}  AUC {figures['auc']:.3f}  "
+            f"calibration error {figures['expected_calibration_error']:.3f}"
+        )
