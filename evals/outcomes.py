@@ -17,10 +17,10 @@ from typing import Any
 
 from smallfirst.router.errors import ModelError, RequestError
 from smallfirst.router.models.base import Model
+from smallfirst.router.training.files import decoded, read_rows
 from smallfirst.router.wire import ChatRequest
 
 from .checkers import Answer, Check, checker
-from smallfirst.router.training.files import decoded, read_rows
 
 # Answers longer than this count as they are; a small model that rambles is cut off.
 MAX_TOKENS = 160

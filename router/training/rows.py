@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import zlib
 from collections.abc import Iterator, Mapping
@@ -216,12 +215,3 @@ def _from_source(
                 outcomes=outcomes,
                 weight=weight,
             )
-
-
-def text_of(body: Mapping[str, Any]) -> str:
-    """Return a request's text, for comparing rows; messages only."""
-    parts = []
-    for message in body["messages"]:
-        content = message.get("content")
-        parts.append(content if isinstance(content, str) else json.dumps(content, sort_keys=True))
-    return "\n".join(parts)

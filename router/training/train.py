@@ -20,7 +20,8 @@ from ..scoring.features import FEATURES_HASH, FeatureReader
 from ..scoring.scorer import STRONG, WEAK
 from . import fit as fitting
 from .folds import folds_of, groups_of
-from .rows import TrainingRow, load_rows, text_of
+from .keys import row_key, text_of
+from .rows import TrainingRow, load_rows
 
 FOLDS, SEED = 5, 0
 # How much each estimate counts (linear, topics, trees): published pair, measured local models. By validation.
@@ -121,15 +122,6 @@ def write(trained: Trained, out: Path) -> None:
             keys=keys,
             success=trained.success.astype(np.float16),
         )
-
-
-def row_key(body: Any) -> int:
-    """Return 64 bits that name a request by its messages' text, so that a training row is recognised."""
-    import hashlib
-
-    return int.from_bytes(
-        hashlib.blake2b(text_of(body).encode("utf-8", "replace"), digest_size=8).digest(), "big"
-    )
 
 
 def _need_extra() -> None:
