@@ -212,7 +212,7 @@ def _fit_head(
     weights = np.concatenate((weight * share, weight * (1 - share)))
     rows, label, weights = rows[weights > 0], label[weights > 0], weights[weights > 0]
     wide = sp.hstack([sp.csr_matrix(dense[rows]), tfidf[rows]]).tocsr()
-    linear = LogisticRegression(C=0.3 if small else 0.06, max_iter=300).fit(
+    linear = LogisticRegression(C=0.1 if small else 0.06, max_iter=300).fit(
         wide, label, sample_weight=weights
     )
     boosted = HistGradientBoostingClassifier(
@@ -226,7 +226,7 @@ def _fit_head(
     ).fit(columns[rows], label, sample_weight=weights)
     overall = float((share * weight).sum() / weight.sum())
     mass = posterior[at] * weight[:, None]
-    prior = RATE_PRIOR / 4 if small else RATE_PRIOR
+    prior = RATE_PRIOR / 6 if small else RATE_PRIOR
     rates = (mass.T @ share + prior * overall) / (mass.sum(axis=0) + prior)
     return _Head(
         np.asarray(linear.coef_[0], np.float32),
