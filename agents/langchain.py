@@ -9,7 +9,8 @@ from typing import Any, Literal
 import msgspec
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.language_models.chat_models import BaseChatModel, LangSmithParams
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -39,8 +40,8 @@ class ChatSmallFirst(BaseChatModel):
         base_url: A running proxy, e.g. `http://127.0.0.1:4100/v1`. Default: in this process.
         api_key: The proxy's key, where it asks for one.
         settings: For the gateway in this process. Default: as `smallfirst serve` reads them.
-        gateway: A gateway of your own, already made; it is not closed by `close()`.
-        agent, session, tags_for_report: Labels for cost reports.
+        gateway: A gateway that you made, over one of your own settings or models; it is closed with this model.
+        agent, session, labels: Shown in cost reports; `labels` are its tags.
         privacy: `local` keeps every request in the house.
         model_kwargs: More fields of the request body.
     """
@@ -97,7 +98,7 @@ class ChatSmallFirst(BaseChatModel):
     def close(self) -> None:
         """Free the model and flush the ledger; safe to call twice."""
         if self._sync is not None:
-            self._sync.close(close_gateway=self.gateway is None)
+            self._sync.close()
             self._sync = None
 
     def __enter__(self) -> ChatSmallFirst:
@@ -247,10 +248,12 @@ class ChatSmallFirst(BaseChatModel):
             },
             **kwargs,
         )
-        is_model = isinstance(schema, type) and issubclass(schema, BaseModel)
-        parser: Any = PydanticOutputParser(pydantic_object=schema) if is_model else JsonOutputParser()
+        parser: Any = JsonOutputParser()
+        if isinstance(schema, type) and issubclass(schema, BaseModel):
+            parser = PydanticOutputParser(pydantic_object=schema)
         if not include_raw:
-            return bound | parser
+            parsing: Runnable[LanguageModelInput, builtins.dict[str, Any] | BaseModel] = bound | parser
+            return parsing
         parsed = RunnablePassthrough.assign(
             parsed=lambda x: parser.invoke(x["raw"]), parsing_error=lambda _: None
         )

@@ -15,6 +15,7 @@ from langchain_core.messages import (
     convert_to_openai_messages,
 )
 from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import tool_call as create_tool_call
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers.openai_tools import make_invalid_tool_call, parse_tool_call
 
@@ -41,7 +42,7 @@ def from_reply(body: dict[str, Any], receipt: Receipt) -> AIMessage:
             invalid.append(make_invalid_tool_call(raw, str(exc)))
         else:
             if parsed is not None:
-                calls.append(ToolCall(**parsed))
+                calls.append(create_tool_call(name=parsed["name"], args=parsed["args"], id=parsed["id"]))
     return AIMessage(
         content=message.get("content") or "",
         id=body.get("id"),

@@ -60,7 +60,8 @@ def read_outcomes(path: Path, *, weak: str | None = None, strong: str | None = N
         strong: Likewise.
 
     Raises:
-        DataError: A column is missing or broken; the message names it and the row.
+        DataError: A column is missing or broken; the message names it and the row. A row whose `scores` lack one of
+            the two models is left out; it is an error where all do.
     """
     outcomes = []
     for number, row in enumerate(read_rows(path), 1):
@@ -75,14 +76,19 @@ def read_outcomes(path: Path, *, weak: str | None = None, strong: str | None = N
             request = ChatRequest.parse(body)
         except RequestError as exc:
             raise DataError(f"{where}: column 'request': {exc.message}") from exc
-        first, second = _success(row, where, weak, strong)
-        outcomes.append(Outcome(str(row["id"]), str(row["subset"]), request, first, second))
+        success = _success(row, where, weak, strong)
+        if success is not None:
+            outcomes.append(Outcome(str(row["id"]), str(row["subset"]), request, *success))
     if not outcomes:
-        raise DataError(f"{path}: there are no rows.")
+        both = f" with scores of '{weak}' and '{strong}'" if weak and strong else ""
+        raise DataError(f"{path}: there are no rows{both}.")
     return outcomes
 
 
-def _success(row: Mapping[str, Any], where: str, weak: str | None, strong: str | None) -> tuple[float, float]:
+def _success(
+    row: Mapping[str, Any], where: str, weak: str | None, strong: str | None
+) -> tuple[float, float] | None:
+    """Return both models' success, or None where `scores` has none of one of them: unscored is not wrong."""
     if weak is None and strong is None and "weak_correct" in row:
         return _share(row, "weak_correct", where), _share(row, "strong_correct", where)
     if "scores" not in row:
@@ -93,16 +99,12 @@ def _success(row: Mapping[str, Any], where: str, weak: str | None, strong: str |
     if weak is None or strong is None:
         known = ", ".join(sorted(scores))
         raise DataError(
-            f"{where}: column 'scores': say which two models with --weak and --strong; there are {known}."
+            f"{where}: column 'scores': say which two with --weak and --strong; there are {known}."
         )
-    for name in (weak, strong):
-        if name not in scores:
-            raise DataError(
-                f"{where}: column 'scores': there is no model '{name}'; there are {', '.join(sorted(scores))}."
-            )
-    return _share(scores, weak, f"{where}: column 'scores'"), _share(
-        scores, strong, f"{where}: column 'scores'"
-    )
+    if any(scores.get(name) is None or scores[name] != scores[name] for name in (weak, strong)):
+        return None  # absent, null, or not a number (the only value that differs from itself)
+    where = f"{where}: column 'scores'"
+    return _share(scores, weak, where), _share(scores, strong, where)
 
 
 def _share(values: Mapping[str, Any], name: str, where: str) -> float:

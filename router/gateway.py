@@ -122,13 +122,14 @@ class Gateway:
             self.model_states[name] = "ready"
 
     async def aclose(self) -> None:
-        """Finish cache writes, free models and flush the ledger. Safe to call twice."""
+        """Finish cache writes, free models and flush the ledger. Safe to call twice; a later request opens it again."""
         if self._background:
             await asyncio.wait(self._background, timeout=1.0)
         await asyncio.gather(*(model.aclose() for model in self._own_models.values()))
         if self.cache is not None:
             await self.cache.aclose()
         await asyncio.to_thread(self.ledger.close)
+        self._started = False
 
     # --- what callers use -------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 import httpx
@@ -92,7 +92,7 @@ class _RemoteStream:
         await self._chunks.aclose()
         await self._response.aclose()
 
-    async def _read(self) -> Any:
+    async def _read(self) -> AsyncGenerator[bytes]:
         parser = SSEParser()
         try:
             async for data in self._response.aiter_bytes():

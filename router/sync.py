@@ -61,7 +61,7 @@ class SyncGateway:
 
     Args:
         settings: As for `Gateway`.
-        gateway: Wraps this one in place of a new one.
+        gateway: Wraps this one in place of a new one, and closes it.
     """
 
     def __init__(
@@ -100,13 +100,12 @@ class SyncGateway:
             raise TypeError("route() needs a gateway in this process; ask a proxy at /v1/route")
         return self.gateway.route(request, **fields)
 
-    def close(self, *, close_gateway: bool = True) -> None:
-        """Free models and flush the ledger (unless told to leave the gateway); safe to call twice."""
+    def close(self) -> None:
+        """Free models and flush the ledger; safe to call twice."""
         if self._closed:
             return
         self._closed = True
-        if close_gateway:
-            self.run(self.gateway.aclose())
+        self.run(self.gateway.aclose())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
-from ..errors import SettingsError
-from ..settings import LocalModelSettings, Settings
+# Absolute, as in `evals`, which this module hands its values to: a type checker takes the two spellings for two types.
+from smallfirst.router.errors import SettingsError
+from smallfirst.router.settings import LocalModelSettings, Settings
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -80,7 +81,7 @@ def outcomes(
     """Run a local model over rows with a checkable answer, and keep what it got right (for `smallfirst train`)."""
     from smallfirst.evals.outcomes import collect, sample_rows, simple_rows
 
-    from ..models.local import LocalModel
+    from ..models import make_models
     from ..training.files import data_folder
 
     configured = settings()
@@ -88,7 +89,7 @@ def outcomes(
     if not isinstance(found, LocalModelSettings):
         raise SettingsError(f"no local model is named '{model}' in the settings.")
     rows = simple_rows() + ([] if simple_only else sample_rows(data or data_folder()))
-    engine = LocalModel(found, models_dir=configured.models_dir)
+    engine: Any = make_models(cast("Any", configured))[found.name]
     with click.progressbar(length=len(rows[:limit]), label=model, hidden=as_json) as bar:
         summary = collect(engine, rows[:limit], out, progress=lambda done, right, n: bar.update(1))
     if as_json:

@@ -68,6 +68,7 @@ class TokenEmbedding:
         # Lone surrogates are legal in JSON strings but not in UTF-8, which the tokenizer works on.
         if not text.isascii():
             text = text.encode("utf-8", "replace").decode("utf-8")
+        # Not `encode_batch_fast`: a tenth of a decision's time faster, but it starts threads.
         encoded = self.tokenizer.encode(text, add_special_tokens=False)
         return np.asarray(encoded.ids, dtype=np.int32)
 

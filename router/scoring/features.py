@@ -153,7 +153,7 @@ class FeatureReader:
             unigram_counts=counts.astype(np.float32),
             bigrams=bigrams.astype(np.int32),
             bigram_counts=bigram_counts.astype(np.float32),
-            input_tokens=math.ceil(conversation.chars * max(ratio, 0.2)) + conversation.extra_tokens,
+            input_tokens=round(conversation.chars * ratio) + conversation.extra_tokens,
             focus_tokens=len(focus_ids),
         )
 

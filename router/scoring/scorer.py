@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ _WEAK_CLOUD = (
 
 # Of a message's tokens, the share in other scripts over which nothing is known: the outcomes are in English.
 FOREIGN_SHARE = 0.25
+# A text is read as language where it has this share of whole words, or so many of them; the rest is keyboard noise.
+WORD_SHARE, WORDS = 0.2, 8
 _COLUMN = {name: at for at, name in enumerate(NAMES)}
 
 
@@ -135,8 +138,10 @@ class Scorer:
     def _known(self, features: Features, similarity: float) -> bool:
         """Whether outcomes of requests like this one were measured."""
         foreign = _value(features, "share_other_script") + _value(features, "share_byte")
+        words = round(math.expm1(_value(features, "log_word")))
         return (
-            features.focus_tokens > 0
+            words > 0
+            and (words >= WORDS or _value(features, "share_word") >= WORD_SHARE)
             and similarity >= float(self.classifier.similar[0])
             and foreign <= FOREIGN_SHARE
             # Nothing was measured on pictures, nor on what a model does with a tool's result or its own last words.

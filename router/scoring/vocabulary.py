@@ -37,6 +37,10 @@ def _inner(piece: str) -> bool:
     return piece[:1] != _MARK and len(piece) > 1 and piece.isalpha()
 
 
+def _word(piece: str) -> bool:
+    return piece[:1] == _MARK and len(piece) > 2 and piece[1:].isascii() and piece[1:].isalpha()
+
+
 def _byte(piece: str) -> bool:
     return len(piece) == 6 and piece.startswith("<0x")
 
@@ -50,6 +54,7 @@ CLASSES: tuple[tuple[str, str, Belongs | str], ...] = (
     ("quote", "quotation marks", _chars("\"'“”‘’«»")),
     ("comma", "commas and semicolons", _chars(",;")),
     ("capital", "words that begin with a capital", _capital),
+    ("word", "whole words of Latin letters, or their beginnings", _word),
     ("part", "pieces inside a word: long and rare words", _inner),
     ("other_script", "letters of other scripts than Latin", _other_script),
     ("accented", "accented Latin letters", _accented),

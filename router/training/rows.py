@@ -104,6 +104,9 @@ _ASSUMED_FAILED: Mapping[str, float] = {
 }
 _ASSUMED_WEIGHT = 0.5
 
+# Right is there to call nothing, and a model that never calls passes: that would read as being good at tools.
+_VACUOUS = frozenset({"irrelevance", "live_irrelevance"})
+
 _SIMPLE_TASKS: Mapping[str, TaskKind] = {
     "capital": "knowledge", "capital_rare": "knowledge", "fact": "knowledge", "fact_hard": "knowledge",
     "unit": "knowledge", "arithmetic": "reasoning", "arithmetic_hard": "reasoning", "word_problem": "reasoning",
@@ -144,6 +147,8 @@ def _measured(path: Path) -> dict[tuple[str, str], dict[str, float]]:
     """Outcomes of local models by (file, id)."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     for outcome in read_rows(path):
+        if outcome["subset"] in _VACUOUS:
+            continue
         found.setdefault((outcome["file"], outcome["id"]), {})[outcome["model"]] = float(outcome["ok"])
     return found
 

@@ -109,7 +109,7 @@ def test_a_report_before_the_first_request_says_so(run: Run) -> None:
 
 
 def test_serve_answers_stops_on_a_signal_and_leaves_its_ledger(
-    run, environ: dict[str, str], tmp_path: Path
+    run: Run, environ: dict[str, str], tmp_path: Path
 ) -> None:
     port = _free_port()
     process = subprocess.Popen([SMALLFIRST, "serve", "--port", str(port)], cwd=tmp_path, env=environ)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,36 +29,25 @@ def embedding() -> TokenEmbedding:
     return TokenEmbedding.load()
 
 
-def test_vectors_equal_those_that_wordllama_computes(embedding: TokenEmbedding) -> None:
-    # In a process of its own: importing wordllama sets up logging for the whole process.
-    program = (
-        "import sys, json, numpy as np\nfrom wordllama import WordLlama\n"
-        "model = WordLlama.load(disable_download=True, cache_dir=sys.argv[1])\n"
-        "texts = json.loads(sys.argv[2])\n"
-        "np.save(sys.argv[1] + '/own.npy', np.concatenate([model.embed([t], norm=True) for t in texts]))"
-    )
-    import json
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        _give_wordllama_its_files(Path(folder))
-        command = [sys.executable, "-c", program, folder, json.dumps(TEXTS)]
-        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "HOME": folder})
-        theirs = np.load(f"{folder}/own.npy")
-    assert np.allclose(embedding.embed(TEXTS), theirs, atol=1e-4)
+# In a process of its own: importing wordllama sets up logging for the whole process.
+PROGRAM = """
+import json, sys, numpy
+from wordllama import WordLlama
+model = WordLlama.load(disable_download=True, cache_dir=sys.argv[1])
+vectors = [model.embed([text], norm=True) for text in json.loads(sys.argv[2])]
+numpy.save(sys.argv[1] + "/vectors.npy", numpy.concatenate(vectors))
+"""
 
 
-def _give_wordllama_its_files(folder: Path) -> None:
-    """Its loader looks into its cache folder for the tokenizer that its own package carries elsewhere."""
-    from importlib.util import find_spec
-
+def test_vectors_equal_those_that_wordllama_computes(embedding: TokenEmbedding, tmp_path: Path) -> None:
+    # Its loader looks for the tokenizer in a cache folder, not where its own package carries it.
     spec = find_spec("wordllama")
     assert spec is not None
     assert spec.submodule_search_locations is not None
-    for part in ("weights", "tokenizers"):
-        source = Path(spec.submodule_search_locations[0]) / part
-        for name in {part, part.rstrip("s"), "tokenizer", "weights"}:
-            (folder / name).exists() or (folder / name).symlink_to(source)
+    (tmp_path / "tokenizers").symlink_to(Path(spec.submodule_search_locations[0]) / "tokenizers")
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), json.dumps(TEXTS)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert np.allclose(embedding.embed(TEXTS), np.load(tmp_path / "vectors.npy"), atol=1e-4)
 
 
 def test_an_empty_text_has_no_tokens_and_a_vector_of_zeros(embedding: TokenEmbedding) -> None:

@@ -61,7 +61,9 @@ def test_the_local_model_is_not_believed_to_be_a_stronger_one(scorer: Scorer) ->
 
 def test_difficulty_grows_from_a_greeting_to_a_proof(scorer: Scorer) -> None:
     easy = score(scorer, "What is the opposite of hot?").difficulty
-    hard = score(scorer, "Derive the spectrum of the quantum harmonic oscillator from its Lagrangian.").difficulty
+    hard = score(
+        scorer, "Derive the spectrum of the quantum harmonic oscillator from its Lagrangian."
+    ).difficulty
     assert easy < hard
 
 
@@ -153,5 +155,7 @@ def test_an_artefact_without_its_card_is_named(tmp_path: Path) -> None:
 
 def test_saving_and_loading_keeps_the_probabilities(scorer: Scorer, tmp_path: Path) -> None:
     scorer.classifier.save(tmp_path / "router.npz")
-    features = scorer.features(ChatRequest.parse({"messages": [{"role": "user", "content": "Name a colour."}]}))
+    features = scorer.features(
+        ChatRequest.parse({"messages": [{"role": "user", "content": "Name a colour."}]})
+    )
     assert Classifier.load(tmp_path / "router.npz").predict(features) == scorer.classifier.predict(features)
