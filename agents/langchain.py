@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -64,6 +65,8 @@ class ChatSmallFirst(BaseChatModel):
     gateway: Backend | None = Field(default=None, exclude=True)
 
     _sync: SyncGateway | None = PrivateAttr(default=None)
+    # Several threads may make the first call at once.
+    _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
 
     @property
     def _llm_type(self) -> str:
@@ -83,9 +86,10 @@ class ChatSmallFirst(BaseChatModel):
 
     def _runner(self) -> SyncGateway:
         """The gateway on a loop of its own; sync and async calls alike run there, so that one model serves both."""
-        if self._sync is None:
-            self._sync = SyncGateway(gateway=self._make_gateway())
-        return self._sync
+        with self._lock:
+            if self._sync is None:
+                self._sync = SyncGateway(gateway=self._make_gateway())
+            return self._sync
 
     def _make_gateway(self) -> Backend:
         if self.gateway is not None:
@@ -97,9 +101,10 @@ class ChatSmallFirst(BaseChatModel):
 
     def close(self) -> None:
         """Free the model and flush the ledger; safe to call twice."""
-        if self._sync is not None:
-            self._sync.close()
-            self._sync = None
+        with self._lock:
+            sync, self._sync = self._sync, None
+        if sync is not None:
+            sync.close()
 
     def __enter__(self) -> ChatSmallFirst:
         return self

@@ -211,7 +211,11 @@ class Engine:
         import llama_cpp
 
         job, llama = run.job, self._llama
-        cached = self._cached(job.prompt)
+        if job.seed is not None:
+            # A prompt that is partly in memory is computed in other batches, which moves its last digits: the same seed
+            # would then give another answer. Who asks for a seed wants the same one.
+            llama.reset()
+        cached = self._cached(job.prompt) if llama.n_tokens else 0
         llama.set_seed(llama_cpp.LLAMA_DEFAULT_SEED if job.seed is None else job.seed & 0xFFFFFFFF)
         grammar = llama_cpp.LlamaGrammar.from_string(job.grammar, verbose=False) if job.grammar else None
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
