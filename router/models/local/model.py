@@ -168,7 +168,8 @@ class Generation:
         self._run = run
         self._stops = StopFilter(stops)
         self._reader = CallReader() if calls else None
-        self._calls = 0
+        self._made: list[ParsedCall] = []
+        self._repeats = False
         self._output_tokens = 0
         self._cached_tokens = 0
         self.finish_reason = "stop"
@@ -189,18 +190,23 @@ class Generation:
             text = self._stops.feed(piece.text, final=piece.finish is not None)
             for delta in self._deltas(text, final=piece.finish is not None or self._stops.stopped):
                 yield delta
-            if self._stops.stopped:
+            if self._stops.stopped or self._repeats:
                 self._run.cancel()
                 break
             if piece.finish == "length":
                 self.finish_reason = "length"
-        if self._calls and self.finish_reason == "stop":
+        if self._made and self.finish_reason == "stop":
             self.finish_reason = "tool_calls"
 
     def _deltas(self, text: str, *, final: bool) -> list[dict[str, Any]]:
         if self._reader is None:
             return [{"content": text}] if text else []
-        calls = [{"tool_calls": [self._call(call)]} for call in self._reader.feed(text)]
+        calls: list[dict[str, Any]] = []
+        for call in self._reader.feed(text):
+            # Small models that may call once more tend to make the same call for ever: the first repeat ends it.
+            self._repeats = self._repeats or call in self._made
+            if not self._repeats:
+                calls.append({"tool_calls": [self._call(call)]})
         if calls or self._reader.calling:
             return calls
         if self._reader.calling is None and not final:
@@ -210,8 +216,8 @@ class Generation:
         return [{"content": held}] if held else []
 
     def _call(self, call: ParsedCall) -> dict[str, Any]:
-        index = self._calls
-        self._calls += 1
+        index = len(self._made)
+        self._made.append(call)
         return {
             "index": index,
             "id": f"call_{uuid.uuid4().hex[:24]}",

@@ -151,6 +151,12 @@ async def test_a_required_call_parses_and_fits_its_schema(
     assert arguments.get("unit", "C") in ("C", "F")
 
 
+async def test_the_same_call_is_not_made_twice_in_one_answer(local_model: LocalModel) -> None:
+    reply = await local_model.complete(request(WEATHER, tools=[TOOL], tool_choice="required", max_tokens=300))
+    calls = [call["function"] for call in reply.body["choices"][0]["message"]["tool_calls"]]
+    assert len(calls) == len({call["arguments"] for call in calls})
+
+
 async def test_tools_that_may_not_be_called_are_not(local_model: LocalModel) -> None:
     reply = await local_model.complete(request(WEATHER, tools=[TOOL], tool_choice="none"))
     assert "tool_calls" not in reply.body["choices"][0]["message"]
