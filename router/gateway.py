@@ -175,7 +175,7 @@ class Gateway:
             self._record(journey, "cancelled")
             raise
         journey.answered_by = attempt
-        receipt = journey.receipt(attempt.tier, attempt.model)
+        receipt = journey.receipt(attempt.tier, attempt.model, running=True)
         return AnswerStream(Relay(self, journey, stream, receipt, attempt=attempt, begun=begun))
 
     def route(self, request: ChatRequest | Mapping[str, Any] | str, **fields: Any) -> Decision:

@@ -121,8 +121,9 @@ class Journey:
         *,
         cost_usd: float | None = None,
         baseline_usd: float | None = None,
+        running: bool = False,
     ) -> Receipt:
-        """Return the receipt as far as things are known now."""
+        """Return the receipt as far as things are known now; with `running`, the last attempt has not ended yet."""
         score = self.plan.decision.score if self.plan else None
         elapsed = time.perf_counter() - self.begun
         return Receipt(
@@ -135,7 +136,7 @@ class Journey:
             cost_usd=cost_usd,
             saved_usd=None if cost_usd is None or baseline_usd is None else baseline_usd - cost_usd,
             overhead_ms=max(0.0, elapsed - self.model_seconds) * 1000,
-            attempts=max(len(self.attempts), 0 if route == "cache" else 1),
+            attempts=len(self.attempts) + running,
         )
 
     def entry(

@@ -108,6 +108,15 @@ async def test_when_the_cloud_fails_the_local_model_answers_and_says_so(
     assert [attempt["outcome"] for attempt in json.loads(entries(gateway)[0]["attempts"])] == ["error", "ok"]
 
 
+async def test_a_stream_falls_back_before_its_first_chunk(
+    make_gateway: MakeGateway, cloud: LoopbackCloud
+) -> None:
+    cloud.enqueue(lc.status(503))
+    stream = await make_gateway().stream(HARD, max_tokens=5)
+    assert (stream.receipt.route, stream.receipt.attempts) == ("local", 2)
+    assert await text_of(stream)
+
+
 async def test_a_cloud_that_keeps_failing_is_not_asked_for_a_while(
     make_gateway: MakeGateway, cloud: LoopbackCloud
 ) -> None:
