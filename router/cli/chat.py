@@ -11,6 +11,7 @@ import msgspec
 
 from ..errors import RequestError
 from ..settings import Settings
+from .serve import fetch_models
 
 
 @click.command()
@@ -23,6 +24,7 @@ from ..settings import Settings
 def chat(load: Callable[[], Settings], prompt: str | None, model: str, max_tokens: int | None) -> None:
     """Answer PROMPT, or talk turn by turn where none is given (end with Ctrl-D)."""
     settings = load()
+    fetch_models(settings)
     asyncio.run(
         _chat(settings, prompt, {"model": model, **({"max_tokens": max_tokens} if max_tokens else {})})
     )

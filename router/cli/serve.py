@@ -20,7 +20,7 @@ def serve(load: Callable[[], Settings], host: str | None, port: int | None, poli
     """Serve the OpenAI-compatible proxy. Fetches the configured local models first."""
     settings = _override(load(), host, port, policy)
     check_exposure(settings)
-    _fetch_models(settings)
+    fetch_models(settings)
     _announce(settings)
     _run(settings)
 
@@ -53,7 +53,8 @@ def check_exposure(settings: Settings) -> None:
         )
 
 
-def _fetch_models(settings: Settings) -> None:
+def fetch_models(settings: Settings) -> None:
+    """Fetch the files of all local models that are not there yet, with a progress bar."""
     from .models import fetch
 
     for model in settings.models:
