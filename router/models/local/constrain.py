@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,11 +30,13 @@ class Constraint:
 
     Attributes:
         grammar: In GBNF; None for free text.
+        param: The request's field that the grammar was made of; None for free text.
         calls: Whether the answer may be tool calls, written as `<tool_call>{…}</tool_call>`.
     """
 
     grammar: str | None = None
     calls: bool = False
+    param: str | None = None
 
 
 def constraint_of(fields: ChatFields) -> Constraint:
@@ -44,23 +47,25 @@ def constraint_of(fields: ChatFields) -> Constraint:
     """
     functions = [tool.function for tool in fields.tools or () if tool.function is not None]
     if functions and fields.tool_choice != "none":
-        return Constraint(_tools_grammar(fields, functions), calls=True)
+        return Constraint(_tools_grammar(fields, functions), calls=True, param="tools")
     form = fields.response_format
     if form is None or form.type == "text":
         return Constraint()
     if form.type == "json_object" or form.json_schema is None or form.json_schema.definition is None:
-        return Constraint(_schema_grammar(_encode(_ANY_OBJECT)))
+        return Constraint(_schema_grammar(_encode(_ANY_OBJECT)), param="response_format")
+    param = "response_format.json_schema.schema"
     try:
-        return Constraint(_schema_grammar(_encode_in_order(form.json_schema.definition)))
+        return Constraint(_schema_grammar(_encode_in_order(form.json_schema.definition)), param=param)
     except UnsupportedSchema as exc:
-        raise _unsupported("response_format.json_schema.schema", exc) from exc
+        raise unsupported(param, exc) from exc
 
 
 class UnsupportedSchema(ValueError):
     """A JSON schema that llama.cpp's converter cannot express."""
 
 
-def _unsupported(param: str, exc: UnsupportedSchema) -> InvalidRequest:
+def unsupported(param: str | None, exc: UnsupportedSchema) -> InvalidRequest:
+    """Return the error for a schema that cannot be followed; `param` is the field that has it."""
     message = f"Invalid value for '{param}': the local model cannot follow this schema ({exc})."
     return InvalidRequest(message, param=param, code="unsupported_schema")
 
@@ -88,7 +93,7 @@ def _tools_grammar(fields: ChatFields, functions: Sequence[FunctionDef]) -> str:
     try:
         return _calls_grammar(schemas, must_call, many)
     except UnsupportedSchema as exc:
-        raise _unsupported("tools", exc) from exc
+        raise unsupported("tools", exc) from exc
 
 
 @lru_cache(maxsize=_KEPT)
@@ -99,12 +104,17 @@ def _calls_grammar(functions: tuple[tuple[str, bytes], ...], must_call: bool, ma
     for at, (name, parameters) in enumerate(functions):
         schema = msgspec.json.decode(parameters)
         arguments = f'"{{" {SPACE} "}}"'
-        if schema.get("properties") or not set(schema) <= {
-            "type",
-            "properties",
-            "required",
-            "additionalProperties",
-        }:
+        if (
+            schema.get("properties")
+            or schema.get("additionalProperties")
+            or not set(schema)
+            <= {
+                "type",
+                "properties",
+                "required",
+                "additionalProperties",
+            }
+        ):
             arguments = _visit(converter, schema, f"tool{at}-args", f"tool{at}")
         calls.append(f'{_literal(_json({"name": name})[:-1] + ", ")} "\\"arguments\\": " {arguments} "}}"')
     one = f'"{CALL_OPEN}\\n" ({" | ".join(calls)}) space "{CALL_CLOSE}"'
@@ -133,17 +143,57 @@ def _text_rules() -> list[str]:
 def _converter() -> Any:
     from llama_cpp.llama_grammar import SchemaConverter
 
-    return SchemaConverter(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
+    class Converter(SchemaConverter):  # type: ignore[misc,unused-ignore]
+        """Escapes backslashes in names and values too; the original's grammar does not parse then."""
+
+        def _format_literal(self, literal: str) -> str:
+            return _literal(literal)
+
+    return Converter(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
 
 
 def _visit(converter: Any, schema: Any, name: str, url: str) -> str:
     """Add a schema's rules; returns the name of the first."""
-    schema = copy.deepcopy(schema)  # the converter writes into it
     try:
+        schema = _bounded(copy.deepcopy(schema))  # the converter writes into it
         return str(converter.visit(converter.resolve_refs(schema, url), name))
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as exc:
         # What llama-cpp-python's converter raises, by chance or on purpose, for schemas that it does not know.
         raise UnsupportedSchema(str(exc)[:200] or type(exc).__name__) from exc
+
+
+# llama.cpp reads a repetition by recursion, one level each: tens of thousands of them overflow the thread's stack,
+# which ends the process.
+_MOST_REPEATS = 500
+_DEEPEST = 64
+_REPEATS = ("minLength", "maxLength", "minItems", "maxItems")
+_QUANTIFIER = re.compile(r"\{\s*(\d*)\s*(?:,\s*(\d*)\s*)?\}")
+
+
+def _bounded(schema: Any, depth: int = 0) -> Any:
+    """Return a schema with repetitions that a grammar can hold; an upper bound beyond that is dropped.
+
+    Raises:
+        UnsupportedSchema: It needs more repetitions, or is nested too deep.
+    """
+    if depth > _DEEPEST:
+        raise UnsupportedSchema(f"nested deeper than {_DEEPEST} levels")
+    if isinstance(schema, list):
+        return [_bounded(item, depth + 1) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {key: _bounded(value, depth + 1) for key, value in schema.items()}
+    for key in _REPEATS:
+        if isinstance(kept.get(key), int) and kept[key] > _MOST_REPEATS:
+            if key.startswith("min"):
+                raise UnsupportedSchema(f"{key} over {_MOST_REPEATS}")
+            del kept[key]
+    pattern = kept.get("pattern")
+    if isinstance(pattern, str):
+        counts = [int(count) for pair in _QUANTIFIER.findall(pattern) for count in pair if count]
+        if max(counts, default=0) > _MOST_REPEATS:
+            raise UnsupportedSchema(f"a pattern that repeats over {_MOST_REPEATS} times")
+    return kept
 
 
 def _json(value: Any) -> str:

@@ -97,8 +97,9 @@ class Run:
         return item
 
     def cancel(self) -> None:
-        """Free the engine at the next token; safe to call at any time."""
+        """Free the engine at the next token; safe to call at any time. Who still reads comes to an end."""
         self.cancelled.set()
+        self.put(Piece("", 0, "stop"))
 
 
 class Engine:
@@ -161,6 +162,16 @@ class Engine:
         add_bos = not (bos and text.startswith(bos))
         return tuple(self._llama.tokenize(encoded, add_bos=add_bos, special=True))
 
+    def accepts(self, grammar: str) -> bool:
+        """Whether llama.cpp can read a grammar. To generate with one that it cannot read ends the process."""
+        import llama_cpp
+
+        sampler = llama_cpp.llama_sampler_init_grammar(self._llama._model.vocab, grammar.encode(), b"root")
+        if not sampler:
+            return False
+        llama_cpp.llama_sampler_free(sampler)
+        return True
+
     def special_text(self, which: Literal["bos", "eos"]) -> str:
         """Return the text of the first or last token; empty where the model has none."""
         token = self._llama.token_bos() if which == "bos" else self._llama.token_eos()
@@ -202,6 +213,8 @@ class Engine:
         try:
             for piece in self._generate(run):
                 run.put(piece)
+        except ModelError as exc:
+            run.put(exc)
         except Exception as exc:  # a job's failure is that job's alone; the engine goes on
             failure = ModelError(f"The local model failed ({type(exc).__name__}).", code="local_model_failed")
             failure.__cause__ = exc
@@ -232,7 +245,9 @@ class Engine:
         )
         before = list(job.prompt[-1:])
         for made, token in enumerate(tokens, start=1):
-            if run.cancelled.is_set() or self._closed:
+            if self._closed:
+                raise ModelUnavailable("The local model was shut down.")
+            if run.cancelled.is_set():
                 yield Piece("", 0, "stop", cached)
                 return
             if llama_cpp.llama_vocab_is_eog(llama._model.vocab, token):

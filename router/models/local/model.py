@@ -16,7 +16,7 @@ from ...errors import InvalidRequest, ModelFileError, ModelUnavailable
 from ...settings import LocalModelSettings
 from ...wire import ChatRequest, Reply, ReplyStream, Usage
 from ..sources import resolve
-from .constrain import CallReader, ParsedCall, constraint_of
+from .constrain import CallReader, ParsedCall, UnsupportedSchema, constraint_of, unsupported
 from .engine import Engine, EngineOptions, Job, Run
 from .prompt import PromptRenderer
 from .stops import StopFilter
@@ -56,10 +56,14 @@ class LocalModel:
 
     async def aclose(self) -> None:
         """Free the model's memory."""
+        # In a thread: a load under way, even a long fetch, holds the lock.
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
         with self._lock:
             engine, self._engine = self._engine, None
         if engine is not None:
-            await asyncio.to_thread(engine.close)
+            engine.close()
 
     async def count_tokens(self, request: ChatRequest) -> int:
         """Return the prompt's true length in tokens."""
@@ -99,6 +103,8 @@ class LocalModel:
                 code="context_length_exceeded",
             )
         constraint = constraint_of(fields)
+        if constraint.grammar is not None and not engine.accepts(constraint.grammar):
+            raise unsupported(constraint.param, UnsupportedSchema("llama.cpp cannot read its grammar"))
         job = Job(
             prompt=prompt,
             max_tokens=min(request.max_output_tokens or self._settings.max_output_tokens, room),
@@ -233,14 +239,19 @@ class _Chunks:
         self._generation = generation
         self._base = base
         self._made = self._make()
+        self._closed = False
 
     def __aiter__(self) -> _Chunks:
         return self
 
     async def __anext__(self) -> bytes:
-        return msgspec.json.encode(self._base | await anext(self._made))
+        chunk = await anext(self._made)
+        if self._closed:
+            raise StopAsyncIteration
+        return msgspec.json.encode(self._base | chunk)
 
     async def aclose(self) -> None:
+        self._closed = True
         self._generation.cancel()
 
     async def _make(self) -> AsyncIterator[dict[str, Any]]:

@@ -125,6 +125,41 @@ async def test_a_schema_that_cannot_be_followed_is_refused_and_the_engine_goes_o
     assert "Paris" in text(await local_model.complete(request()))
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "pattern": r"^\d{3}$"},
+        {"type": "string", "minLength": 1_000_000},
+        {"type": "string", "pattern": "^a{1000000}$"},
+        {"enum": []},
+    ],
+)
+async def test_a_schema_that_llama_cpp_cannot_read_is_refused_and_the_process_lives(
+    local_model: LocalModel, schema: Any
+) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+    with pytest.raises(InvalidRequest) as caught:
+        await local_model.complete(request(response_format=form))
+    assert caught.value.code == "unsupported_schema"
+    assert "Paris" in text(await local_model.complete(request()))
+
+
+@pytest.mark.parametrize("limit", [{"maxLength": 1_000_000}, {"maxLength": 20}])
+async def test_long_limits_and_odd_characters_are_followed(
+    local_model: LocalModel, limit: dict[str, int]
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": {'a"b\\c\nd': {"enum": ['x"\n\\é']}, "t": {"type": "string", **limit}},
+        "required": ['a"b\\c\nd', "t"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+    answer = text(await local_model.complete(request(response_format=form, max_tokens=80)))
+    found = json.loads(answer)
+    assert found['a"b\\c\nd'] == 'x"\n\\é'
+
+
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_a_required_call_parses_and_fits_its_schema(
@@ -241,6 +276,32 @@ async def test_closing_fails_who_waits(small: LocalModel) -> None:
     await small.aclose()
     with pytest.raises(ModelUnavailable):
         await waiting
+
+
+async def test_closing_never_passes_a_cut_answer_off_as_whole(small: LocalModel) -> None:
+    await small.start()
+    story = request(
+        {"role": "user", "content": "Write a long story about a fox and a river."}, max_tokens=2000
+    )
+    running = asyncio.create_task(small.complete(story))
+    await asyncio.sleep(0.5)
+    await small.aclose()
+    with pytest.raises(ModelUnavailable):
+        await running
+
+
+async def test_who_reads_a_waiting_stream_is_let_go_when_it_is_closed(local_model: LocalModel) -> None:
+    story = request(
+        {"role": "user", "content": "Write a long story about a fox."}, max_tokens=2000, stream=True
+    )
+    running, waiting = await local_model.stream(story), await local_model.stream(request(stream=True))
+    await anext(aiter(running))
+    reading = asyncio.create_task(read(waiting))
+    await asyncio.sleep(0.1)
+    await waiting.aclose()
+    async with asyncio.timeout(10):
+        await reading
+    await running.aclose()
 
 
 def test_one_model_serves_several_event_loops_in_turn(local_model: LocalModel) -> None:
