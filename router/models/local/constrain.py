@@ -234,13 +234,21 @@ class CallReader:
         """Take more text; returns the calls that it completes."""
         self._text += text
         found: list[ParsedCall] = []
-        while self.calling and CALL_CLOSE in self._text:
+        while self.calling and (read := self._first()) is not None:
             self._begun = True
-            inside, _, self._text = self._text.partition(CALL_CLOSE)
-            call = _read_call(inside.partition(CALL_OPEN)[2])
-            if call is not None:
-                found.append(call)
+            call, self._text = read
+            found.append(call)
         return found
+
+    def _first(self) -> tuple[ParsedCall, str] | None:
+        """Return the first whole call and what follows it. A closing mark inside an argument does not end a call."""
+        end = self._text.find(CALL_CLOSE)
+        while end >= 0:
+            call = _read_call(self._text[:end].partition(CALL_OPEN)[2])
+            if call is not None:
+                return call, self._text[end + len(CALL_CLOSE) :]
+            end = self._text.find(CALL_CLOSE, end + 1)
+        return None
 
     @property
     def pending(self) -> str:
