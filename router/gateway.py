@@ -30,7 +30,8 @@ from .hints import read_hints
 from .journey import Journey, Status
 from .ledger import Ledger
 from .metrics import Metrics
-from .models import Model, make_models
+from .models import make_models
+from .models.base import Model
 from .prices import PriceList
 from .relay import Relay
 from .routing import Routing

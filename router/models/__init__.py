@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-from ..settings import LocalModelSettings, Settings
-from .base import Model
+if TYPE_CHECKING:
+    from ..settings import Settings
+    from .base import Model
 
-__all__ = ["Model", "make_models"]
+__all__ = ["make_models"]
 
 
 def make_models(settings: Settings, *, without: Collection[str] = ()) -> dict[str, Model]:
     """Return the configured models by name, but for those `without`. Nothing is loaded or connected yet."""
+    # Imported here: a local model's process lives in this package too, and needs none of it.
+    from ..settings import LocalModelSettings
     from .cloud import CloudModel
-    from .local import LocalModel
+    from .local.memory import MemoryBudget
+    from .local.model import LocalModel
 
+    budget = MemoryBudget(settings.models_memory)
     return {
-        spec.name: LocalModel(spec, models_dir=settings.models_dir)
+        spec.name: LocalModel(spec, models_dir=settings.models_dir, budget=budget)
         if isinstance(spec, LocalModelSettings)
         else CloudModel(spec)
         for spec in settings.models

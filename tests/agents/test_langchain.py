@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from smallfirst.agents import ChatSmallFirst
 from smallfirst.router.errors import ModelNotFound, RequestError, StreamBroken, UpstreamError
 from smallfirst.router.gateway import Gateway
-from smallfirst.router.models.local import LocalModel
+from smallfirst.router.models.local.model import LocalModel
 
 MakeChat = Callable[..., ChatSmallFirst]
 

@@ -17,7 +17,7 @@ from fixtures.serving import CLOUD, EASY, HARD, LOCAL, MakeSettings, Served
 from pydantic import SecretStr
 
 from smallfirst.router.gateway import Gateway
-from smallfirst.router.models.local import LocalModel
+from smallfirst.router.models.local.model import LocalModel
 from smallfirst.router.settings import Key, Limits, ServerSettings
 
 USER = {"role": "user", "content": EASY}
@@ -206,7 +206,7 @@ def test_a_client_that_leaves_stops_the_cloud(served: Served, cloud: LoopbackClo
         ),
         ({"messages": [USER], "model": "gpt-9"}, 404, "model"),
         ({"messages": [USER], "model": LOCAL, "n": 2}, 400, "n"),
-        ({"messages": [USER], "model": LOCAL, "logprobs": True}, 400, "logprobs"),
+        ({"messages": [USER], "model": LOCAL, "top_logprobs": 21}, 400, "top_logprobs"),
     ],
 )
 @pytest.mark.parametrize("path", ["/chat/completions", "/route"])

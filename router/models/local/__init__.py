@@ -1,5 +1,1 @@
-"""Local models: GGUF files that llama.cpp runs in this process."""
-
-from .model import LocalModel
-
-__all__ = ["LocalModel"]
+"""Local models: GGUF files that llama.cpp runs, each in a process of its own."""

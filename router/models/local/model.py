@@ -1,4 +1,4 @@
-"""The local model: OpenAI's chat completions over the engine."""
+"""The local model: OpenAI's chat completions over a process of its own that runs llama.cpp."""
 
 from __future__ import annotations
 
@@ -6,45 +6,77 @@ import asyncio
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ...errors import InvalidRequest, ModelFileError, ModelUnavailable
+from ...confidence import Confidence
+from ...errors import ModelFileError, ModelUnavailable, RequestError
 from ...settings import LocalModelSettings
 from ...wire import ChatRequest, Reply, ReplyStream, Usage
 from ..sources import resolve
-from .constrain import CallReader, ParsedCall, UnsupportedSchema, constraint_of, unsupported
-from .engine import Engine, EngineOptions, Job, Run
-from .prompt import PromptRenderer
-from .stops import StopFilter
+from .memory import MemoryBudget
+from .process import Channel, ModelProcess
+from .protocol import Delta, Done, Load, Operation
+
+# Between the model's name and an adapter's, in a request's `model`.
+ADAPTER_MARK = "+"
+# Fields of the body that mean nothing to the process, or too much: it must not take the adapter for a model.
+_UNSENT = frozenset({"model", "metadata", "cache", "stream", "stream_options"})
 
 
 class LocalModel:
-    """A GGUF file that llama.cpp runs in this process.
+    """A GGUF file that llama.cpp runs in a process of its own, many requests in one batch.
 
     A request without `temperature` gets 0: a small model's likeliest answer is its best one.
 
     Args:
         settings: Which file, and how it is run.
         models_dir: Where fetched files are kept.
+        budget: Shared with other local models: who was not used for longest is unloaded where memory is short.
     """
 
-    def __init__(self, settings: LocalModelSettings, *, models_dir: Path) -> None:
+    def __init__(
+        self, settings: LocalModelSettings, *, models_dir: Path, budget: MemoryBudget | None = None
+    ) -> None:
         self._settings = settings
         self._models_dir = models_dir
-        # Guards the two below, which several event loops may look at.
+        self._budget = budget or MemoryBudget(None)
+        # Guards the process, which several event loops may ask for.
         self._lock = threading.Lock()
-        self._engine: Engine | None = None
-        self._renderer: PromptRenderer | None = None
-        self._bos = ""
+        self._process: ModelProcess | None = None
+        self._seconds = 1.0  # that a job takes, as a moving average
 
     @property
     def name(self) -> str:
         """The model's name as configured."""
         return self._settings.name
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is in memory."""
+        process = self._process
+        return process is not None and process.alive
+
+    @property
+    def busy(self) -> bool:
+        """Whether it answers something right now."""
+        process = self._process
+        return process is not None and process.outstanding > 0
+
+    @property
+    def threads(self) -> int:
+        """Threads that compute; 0 while it is not loaded."""
+        process = self._process
+        return 0 if process is None else process.threads
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the process that runs it; None while it is not loaded."""
+        process = self._process
+        return None if process is None else process.pid
 
     async def start(self) -> None:
         """Fetch the file if need be, and load it.
@@ -57,210 +89,198 @@ class LocalModel:
     async def aclose(self) -> None:
         """Free the model's memory."""
         # In a thread: a load under way, even a long fetch, holds the lock.
-        await asyncio.to_thread(self._close)
+        await asyncio.to_thread(self.unload)
 
-    def _close(self) -> None:
+    def unload(self) -> None:
+        """Free the model's memory; the next request loads it again. Blocks."""
         with self._lock:
-            engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.close()
+            process, self._process = self._process, None
+        if process is not None:
+            process.close()
 
     async def count_tokens(self, request: ChatRequest) -> int:
         """Return the prompt's true length in tokens."""
-        return len((await self._prompt(request))[1])
+        channel = await self._submit("count", _sent(request))
+        return int((await channel.result())["tokens"])
+
+    async def embed(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+        """Return a vector of length 1 for each text, and how many tokens they have together.
+
+        Raises:
+            InvalidRequest: A text is empty or too long; names it as `input[…]`.
+            ModelUnavailable: The model cannot be loaded, or is busy.
+        """
+        channel = await self._submit("embed", {"input": list(texts)})
+        result = await channel.result()
+        return result["vectors"], result["tokens"]
 
     async def complete(self, request: ChatRequest) -> Reply:
         """Answer in one piece; see `Model`."""
-        parts: list[dict[str, Any]] = []
-        generation = await self._begin(request)
-        try:
-            async for delta in generation:
-                parts.append(delta)
-        finally:
-            generation.cancel()
-        text = "".join(part.get("content", "") for part in parts)
-        calls = [call for part in parts for call in part.get("tool_calls", ())]
-        message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None}
-        if calls:
-            message["tool_calls"] = [{key: call[key] for key in ("id", "type", "function")} for call in calls]
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": generation.finish_reason}
-        body = self._base("chat.completion") | {"choices": [choice], "usage": generation.usage.to_wire()}
-        return Reply(body, generation.usage)
+        begun = time.perf_counter()
+        channel = await self._submit("chat", _sent(request), request=request)
+        result = await channel.result()
+        self._took(time.perf_counter() - begun)
+        usage = Usage(**result["usage"])
+        choice = {
+            "index": 0,
+            "message": result["message"],
+            "logprobs": result["logprobs"],
+            "finish_reason": result["finish_reason"],
+        }
+        body = self._base("chat.completion", request) | {"choices": [choice], "usage": usage.to_wire()}
+        if "probabilities" in result:
+            body["classification"] = {"method": "model", "probabilities": result["probabilities"]}
+        return Reply(body, usage, confidence=_confidence(result["confidence"]))
 
     async def stream(self, request: ChatRequest) -> ReplyStream:
         """Start an answer; see `Model`."""
-        return ReplyStream(_Chunks(await self._begin(request), self._base("chat.completion.chunk")))
+        channel = await self._submit("chat", _sent(request), request=request, stream=True)
+        return LocalStream(channel, self._base("chat.completion.chunk", request))
 
-    async def _begin(self, request: ChatRequest) -> Generation:
-        engine, prompt = await self._prompt(request)
-        fields = request.fields
-        room = self._settings.context_tokens - len(prompt)
-        if room < 1:
-            raise InvalidRequest(
-                f"The conversation has {len(prompt)} tokens; model '{self.name}' has room for "
-                f"{self._settings.context_tokens}, its answer included.",
-                param="messages",
-                code="context_length_exceeded",
-            )
-        constraint = constraint_of(fields)
-        if constraint.grammar is not None and not engine.accepts(constraint.grammar):
-            raise unsupported(constraint.param, UnsupportedSchema("llama.cpp cannot read its grammar"))
-        job = Job(
-            prompt=prompt,
-            max_tokens=min(request.max_output_tokens or self._settings.max_output_tokens, room),
-            temperature=fields.temperature or 0.0,
-            top_p=1.0 if fields.top_p is None else fields.top_p,
-            seed=fields.seed,
-            frequency_penalty=fields.frequency_penalty or 0.0,
-            presence_penalty=fields.presence_penalty or 0.0,
-            grammar=constraint.grammar,
-            special=constraint.calls,
-        )
-        stops = [fields.stop] if isinstance(fields.stop, str) else fields.stop or []
-        return Generation(engine.submit(job), stops, calls=constraint.calls)
+    # --- the process ------------------------------------------------------------------------------------------
 
-    async def _prompt(self, request: ChatRequest) -> tuple[Engine, tuple[int, ...]]:
-        engine = self._engine
-        if engine is None:
+    async def _submit(
+        self,
+        operation: Operation,
+        body: dict[str, Any],
+        *,
+        request: ChatRequest | None = None,
+        stream: bool = False,
+    ) -> Channel:
+        process = self._process
+        if process is None or not process.alive:
             try:
                 await self.start()
             except ModelFileError as exc:
                 raise ModelUnavailable(f"Model '{self.name}' is not available: {exc}") from exc
-            engine = self._engine
-        if engine is None or self._renderer is None:
+            process = self._process
+        if process is None:
             raise ModelUnavailable(f"Model '{self.name}' was shut down.")
-        return engine, engine.tokenize(self._renderer.render(request), bos=self._bos)
+        self._budget.used(self)
+        waiting = process.outstanding - self._settings.parallel
+        if waiting >= self._settings.max_queue:
+            raise ModelUnavailable(
+                f"Model '{self.name}' is busy: {waiting} requests wait ('max_queue').",
+                retry_after=max(1.0, round(waiting * self._seconds / self._settings.parallel)),
+                code="queue_full",
+            )
+        return process.submit(
+            operation,
+            body,
+            stream=stream,
+            group=request.tenant if request is not None else "",
+            adapter=self._adapter(request),
+        )
+
+    def _adapter(self, request: ChatRequest | None) -> str | None:
+        if request is None:
+            return None
+        model, _, adapter = request.fields.model.partition(ADAPTER_MARK)
+        return adapter if model == self.name and adapter in self._settings.adapters else None
+
+    def _took(self, seconds: float) -> None:
+        self._seconds += 0.1 * (seconds - self._seconds)
 
     def _ensure(self) -> None:
         """Load the model if it is not; blocks. A failed load is tried again the next time."""
-        with self._lock:
-            if self._engine is not None:
+        with self._budget.loading, self._lock:
+            if self.loaded:
                 return
-            settings = self._settings
-            path = resolve(settings.source, sha256=settings.sha256, models_dir=self._models_dir)
-            options = EngineOptions(
-                settings.context_tokens, settings.threads, settings.gpu_layers, settings.max_queue
-            )
-            engine = Engine(path, options)
-            engine.start()
-            engine.loaded.result()
-            try:
-                self._bos = engine.special_text("bos")
-                self._renderer = PromptRenderer(
-                    engine.metadata,
-                    bos=self._bos,
-                    eos=engine.special_text("eos"),
-                    system_prompt=settings.system_prompt,
-                )
-            except ModelFileError:
-                engine.close()
-                raise
-            self._engine = engine
+            if self._process is not None:  # it crashed
+                self._process.close()
+                self._process = None
+            load = self._load()
+            self._budget.make_room(self, Path(load.path).stat().st_size + load.cells * _BYTES_A_CELL)
+            self._process = ModelProcess(load, name=self.name)
 
-    def _base(self, kind: str) -> dict[str, Any]:
+    def _load(self) -> Load:
+        settings = self._settings
+        adapters = {
+            name: str(resolve(adapter.source, sha256=adapter.sha256, models_dir=self._models_dir))
+            for name, adapter in settings.adapters.items()
+        }
+        return Load(
+            path=str(resolve(settings.source, sha256=settings.sha256, models_dir=self._models_dir)),
+            context_tokens=settings.context_tokens,
+            cells=max(settings.cache_tokens or 0, settings.context_tokens),
+            parallel=settings.parallel,
+            threads=settings.threads,
+            gpu_layers=settings.gpu_layers,
+            max_output_tokens=settings.max_output_tokens,
+            system_prompt=settings.system_prompt,
+            adapters=adapters,
+        )
+
+    def _base(self, kind: str, request: ChatRequest) -> dict[str, Any]:
+        adapter = self._adapter(request)
         return {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": kind,
             "created": int(time.time()),
-            "model": self.name,
+            "model": self.name if adapter is None else f"{self.name}{ADAPTER_MARK}{adapter}",
             "system_fingerprint": None,
         }
 
 
-class Generation:
-    """One answer as OpenAI's deltas, with usage and finish reason once it has ended."""
-
-    def __init__(self, run: Run, stops: list[str], *, calls: bool) -> None:
-        self._run = run
-        self._stops = StopFilter(stops)
-        self._reader = CallReader() if calls else None
-        self._made: list[ParsedCall] = []
-        self._repeats = False
-        self._output_tokens = 0
-        self._cached_tokens = 0
-        self.finish_reason = "stop"
-
-    @property
-    def usage(self) -> Usage:
-        """Tokens so far."""
-        return Usage(len(self._run.job.prompt), self._output_tokens, self._cached_tokens)
-
-    def cancel(self) -> None:
-        """Free the engine at the next token."""
-        self._run.cancel()
-
-    async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
-        async for piece in self._run:
-            self._output_tokens += piece.tokens
-            self._cached_tokens = piece.cached_tokens or self._cached_tokens
-            text = self._stops.feed(piece.text, final=piece.finish is not None)
-            for delta in self._deltas(text, final=piece.finish is not None or self._stops.stopped):
-                yield delta
-            if self._stops.stopped or self._repeats:
-                self._run.cancel()
-                break
-            if piece.finish == "length":
-                self.finish_reason = "length"
-        if self._made and self.finish_reason == "stop":
-            self.finish_reason = "tool_calls"
-
-    def _deltas(self, text: str, *, final: bool) -> list[dict[str, Any]]:
-        if self._reader is None:
-            return [{"content": text}] if text else []
-        calls: list[dict[str, Any]] = []
-        for call in self._reader.feed(text):
-            # Small models that may call once more tend to make the same call for ever: the first repeat ends it.
-            self._repeats = self._repeats or call in self._made
-            if not self._repeats:
-                calls.append({"tool_calls": [self._call(call)]})
-        if calls or self._reader.calling:
-            return calls
-        if self._reader.calling is None and not final:
-            return []
-        # It is text after all; what was held back to find that out comes with it.
-        held, self._reader = self._reader.pending, None
-        return [{"content": held}] if held else []
-
-    def _call(self, call: ParsedCall) -> dict[str, Any]:
-        index = len(self._made)
-        self._made.append(call)
-        return {
-            "index": index,
-            "id": f"call_{uuid.uuid4().hex[:24]}",
-            "type": "function",
-            "function": {"name": call.name, "arguments": call.arguments},
-        }
+# What a token takes in memory: 12 to 32 KiB in models of 0.1 to 1.2 billion parameters (layers x KV heads x head size
+# x 4 bytes); the upper end, so that a budget holds.
+_BYTES_A_CELL = 32 * 1024
 
 
-class _Chunks:
-    """A generation as chunks. A class and not a generator: closing it unread must free the engine too."""
+class LocalStream(ReplyStream):
+    """A local answer as chunks. Not a generator: closing it unread must free the engine too.
 
-    def __init__(self, generation: Generation, base: dict[str, Any]) -> None:
-        self._generation = generation
+    Args:
+        channel: The job.
+        base: What every chunk has.
+    """
+
+    def __init__(self, channel: Channel, base: dict[str, Any]) -> None:
+        super().__init__(self)
+        self._channel = channel
         self._base = base
-        self._made = self._make()
+        self._waiting: list[dict[str, Any]] = [_chunk({"delta": {"role": "assistant", "content": ""}})]
         self._closed = False
 
-    def __aiter__(self) -> _Chunks:
+    def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        chunk = await anext(self._made)
+        while not self._closed and not self._waiting:
+            try:
+                message = await anext(self._channel)
+            except RequestError:
+                if self._closed:
+                    break
+                raise
+            self._take(message)
         if self._closed:
             raise StopAsyncIteration
-        return msgspec.json.encode(self._base | chunk)
+        return msgspec.json.encode(self._base | self._waiting.pop(0))
 
     async def aclose(self) -> None:
+        """Free the engine at the next step."""
         self._closed = True
-        self._generation.cancel()
+        self._channel.cancel()
 
-    async def _make(self) -> AsyncIterator[dict[str, Any]]:
-        yield _chunk({"role": "assistant", "content": ""})
-        async for delta in self._generation:
-            yield _chunk(delta)
-        yield _chunk({}, self._generation.finish_reason)
-        yield {"choices": [], "usage": self._generation.usage.to_wire()}
+    def _take(self, message: Delta | Done) -> None:
+        if isinstance(message, Delta):
+            self.confidence = _confidence(message.confidence)
+            self._waiting.append(_chunk(message.choice))
+            return
+        self.confidence = _confidence(message.result["confidence"])
+        self._waiting.append(_chunk({"delta": {}}, message.result["finish_reason"]))
+        usage = Usage(**message.result["usage"]).to_wire()
+        self._waiting.append({"choices": [], "usage": usage})
 
 
-def _chunk(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}]}
+def _sent(request: ChatRequest) -> dict[str, Any]:
+    return {key: value for key, value in request.body.items() if key not in _UNSENT}
+
+
+def _confidence(found: dict[str, Any] | None) -> Confidence | None:
+    return None if found is None else Confidence(**found)
+
+
+def _chunk(choice: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "logprobs": None, "finish_reason": finish_reason} | choice]}

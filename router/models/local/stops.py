@@ -22,11 +22,12 @@ class StopFilter:
         if self.stopped:
             return ""
         buffer = self._held + text
-        found = [at for at in (buffer.find(stop) for stop in self._stops) if at >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := buffer.find(stop)) >= 0]
         if found:
             self.stopped = True
             self._held = ""
-            return buffer[: min(found)]
+            # The one that is complete first, so that it does not matter how tokens cut the text.
+            return buffer[: min(found)[1]]
         keep = 0 if final else self._unsure(buffer)
         self._held = buffer[len(buffer) - keep :]
         return buffer[: len(buffer) - keep]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smallfirst.router.models.local.constrain import CALL_CLOSE, CALL_OPEN, CallReader
+from smallfirst.router.models.local.calls import CALL_CLOSE, CALL_OPEN, CallReader
 
 CALLS = [("f", {"x": f"a {CALL_CLOSE} b"}), ("g", {"y": [1, CALL_OPEN]})]
 TEXT = "\n".join(

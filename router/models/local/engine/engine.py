@@ -1,0 +1,414 @@
+"""Continuous batching: many replies in one batch, joining and leaving at every step."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+
+from ....errors import ModelError, ModelUnavailable
+from .native import BATCH, SEQUENCES, DecodeFailed, NativeModel
+from .prefix import Hold, PrefixTree
+from .sampling import FloatArray, Sampler, SamplingParams, Token
+from .sequence import End, Job, LabelsJob, Sequence, Sink
+from .waiting import WaitingRoom
+
+# Prompt tokens that ride on a step in which others generate: more would make these wait longer for their next token.
+_CHUNK = 64
+# Free cells that each active sequence should find when one more is admitted.
+_HEADROOM = 16
+# Waiting for another sequence to compute a common beginning pays from so many tokens on.
+_WORTH_WAITING = 32
+# Label tokens in one batch: each needs a row of logits, which is 0.6 MB where the vocabulary has 150,000 tokens.
+_LABEL_ROWS = 64
+_LABEL_SEQUENCES = 32
+
+_SHUT_DOWN = "The local model was shut down."
+
+
+class Engine:
+    """One model in memory, and the one thread that computes with it.
+
+    Args:
+        model: Belongs to the engine from now on.
+        parallel: The most replies in one batch.
+    """
+
+    def __init__(self, model: NativeModel, *, parallel: int = 16) -> None:
+        self.model = model
+        self._ids = list(range(parallel))
+        self._label_ids = range(parallel, parallel + _LABEL_SEQUENCES)
+        self._tree = PrefixTree(model, range(parallel + _LABEL_SEQUENCES, SEQUENCES))
+        self._inbox: queue.SimpleQueue[Sequence | Callable[[], None] | None] = queue.SimpleQueue()
+        self._waiting = WaitingRoom()
+        self._active: list[Sequence] = []
+        self._adapter: str | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="smallfirst-engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def submit(self, job: Job | LabelsJob, sink: Sink) -> Sequence:
+        """Hand a job in; set `cancelled` of what is returned to give it up. Safe from any thread."""
+        params = job.params if isinstance(job, Job) else SamplingParams()
+        sequence = Sequence(job, sink, Sampler(params, self.model.n_vocab), list(job.prompt))
+        self._inbox.put(sequence)
+        return sequence
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Run something short in the engine's thread, between two steps. It must not raise. Safe from any thread."""
+        self._inbox.put(work)
+
+    def close(self) -> None:
+        """Fail what is not done, stop after the current step, and free the model. Blocks until that is done."""
+        self._closing.set()
+        self._inbox.put(None)
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    # --- the engine's thread ----------------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        while not self._closing.is_set():
+            self._collect(block=not self._active and not len(self._waiting))
+            try:
+                self._step()
+            except (
+                Exception
+            ) as exc:  # a fault of ours or of llama.cpp: who is in work fails, the engine goes on
+                self._start_over(exc)
+        self._collect(block=False)
+        for sequence in [*self._active, *self._waiting.in_turn()]:
+            sequence.sink.failed(ModelUnavailable(_SHUT_DOWN))
+        self.model.close()
+
+    def _collect(self, *, block: bool) -> None:
+        """Take in what was submitted."""
+        # As many as are there now: what comes of them waits for the next step.
+        for _ in range(max(self._inbox.qsize(), 1)):
+            with contextlib.suppress(queue.Empty):
+                item = self._inbox.get(block=block)
+                if isinstance(item, Sequence):
+                    self._waiting.add(item)
+                elif item is not None:
+                    item()
+            block = False
+
+    def _step(self) -> None:
+        self._drop_cancelled()
+        self._admit()
+        if not self._active:
+            return
+        self._adapter = self._next_adapter()
+        fed = self._fill()
+        if not fed:
+            return
+        try:
+            self.model.decode(self._adapter)
+        except DecodeFailed as exc:
+            if exc.args != (1,) or not self._tree.evict(self.model.cells):
+                raise
+            return  # no cells for it after all: there are some now
+        for sequence, count in fed:
+            sequence.computed += count
+        ready = [sequence for sequence, _ in fed if not sequence.pending]
+        if not ready:
+            return
+        rows = list(zip(ready, self.model.logits(len(ready)), strict=True))
+        # Scoring labels computes batches of its own, which overwrite the logits: copied, and after all others.
+        labels = [(s, row.copy()) for s, row in rows if isinstance(s.job, LabelsJob)]
+        for sequence, row in [(s, row) for s, row in rows if isinstance(s.job, Job)] + labels:
+            self._guarded(sequence, row)
+
+    def _guarded(self, sequence: Sequence, logits: FloatArray) -> None:
+        """Go on with a sequence; its failure is its alone."""
+        try:
+            self._keep_prompt(sequence)
+            if isinstance(sequence.job, LabelsJob):
+                self._score_labels(sequence, sequence.job, logits)
+            else:
+                self._generate(sequence, sequence.job, logits)
+        except Exception as exc:
+            self._leave(sequence)
+            sequence.sink.failed(_as_model_error(exc))
+
+    # --- who is in work ---------------------------------------------------------------------------------------
+
+    def _drop_cancelled(self) -> None:
+        for sequence in [s for s in self._active if s.cancelled.is_set()]:
+            self._leave(sequence)
+        for sequence in [s for s in self._waiting.in_turn() if s.cancelled.is_set()]:
+            self._waiting.take(sequence)
+
+    def _admit(self) -> None:
+        """Let in who waits, while there are sequence ids and cells."""
+        while self._ids and len(self._waiting):
+            sequence = next((s for s in self._waiting.in_turn() if not self._better_wait(s)), None)
+            if sequence is None or not self._enter(sequence):
+                return
+
+    def _enter(self, sequence: Sequence) -> bool:
+        """Make a waiting sequence active; returns whether there was room."""
+        own = self._ids[-1]
+        # The last token is always computed: what it predicts is not kept.
+        known = sequence.tokens[:-1] if self._may_reuse(sequence) else []
+        hold = self._tree.take(sequence.job.adapter, known, own)
+        wanted = len(sequence.tokens) - hold.shared + _HEADROOM * (len(self._active) + 1)
+        if not self._make_room(min(wanted, self.model.cells - hold.shared)) and self._active:
+            self._tree.release(hold)
+            self.model.remove(own)
+            return False
+        self._waiting.take(sequence)
+        self._ids.pop()
+        sequence.id, sequence.hold, sequence.computed = own, hold, hold.shared
+        if not sequence.made:
+            sequence.cached = hold.shared
+        self._active.append(sequence)
+        if not sequence.made and isinstance(sequence.job, Job):
+            self._go_forced(sequence, sequence.job)
+        return True
+
+    def _may_reuse(self, sequence: Sequence) -> bool:
+        # A prompt that is partly in memory is computed in other batches, which moves its last digits: the same seed would
+        # then give another reply. Who asks for a seed wants the same one.
+        seeded = isinstance(sequence.job, Job) and sequence.job.params.seed is not None
+        return self.model.reuses_prefixes and not seeded
+
+    def _better_wait(self, sequence: Sequence) -> bool:
+        """Whether someone computes the same beginning right now, which can be copied once it is there."""
+        if not self._may_reuse(sequence):
+            return False
+        root = sequence.job.adapter
+        for other in self._active:
+            if not other.prefilling or other.job.adapter != root:
+                continue
+            common = _common(other.tokens, sequence.tokens)
+            if common - self._tree.match(root, sequence.tokens) < _WORTH_WAITING:
+                continue
+            if other.computed < common:
+                return True
+            self._tree.grow(other.hold, other.tokens[: other.computed], other.id)
+        return False
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Free what an active sequence has; what it computed stays for reuse while there is room."""
+        if sequence.id < 0:
+            return
+        if self.model.reuses_prefixes:
+            self._tree.grow(sequence.hold, sequence.tokens[: sequence.computed], sequence.id)
+        self._retire(sequence)
+
+    def _retire(self, sequence: Sequence) -> None:
+        self._tree.release(sequence.hold)
+        self.model.remove(sequence.id)
+        self._ids.append(sequence.id)
+        self._active.remove(sequence)
+        sequence.id, sequence.computed, sequence.hold, sequence.kept = -1, 0, Hold(None), False
+
+    def _start_over(self, exc: Exception) -> None:
+        """Fail all that is in work, and forget everything: after a failed decode the memory cannot be trusted."""
+        failed = self._active[:]
+        for sequence in failed:
+            self._retire(sequence)
+        self._tree.clear()
+        self.model.clear()
+        for sequence in failed:
+            sequence.sink.failed(_as_model_error(exc))
+
+    # --- room -------------------------------------------------------------------------------------------------
+
+    @property
+    def _free_cells(self) -> int:
+        return self.model.cells - self._tree.cells - sum(s.own_cells for s in self._active)
+
+    def _make_room(self, cells: int) -> bool:
+        """Evict prefixes until so many cells are free; returns whether they are."""
+        missing = cells - self._free_cells
+        return missing <= 0 or self._tree.evict(missing) >= missing
+
+    def _room_for_step(self, cells: int) -> None:
+        """Free cells for a step, if need be by sending back who came last: it is computed again later."""
+        while not self._make_room(cells) and len(self._active) > 1:
+            last = self._active[-1]
+            self._retire(last)
+            self._waiting.add(last, first=True)
+
+    # --- a step -----------------------------------------------------------------------------------------------
+
+    def _next_adapter(self) -> str | None:
+        """Choose whose turn it is: an adapter counts for a whole batch."""
+        adapters = list(dict.fromkeys(s.job.adapter for s in self._active))
+        at = adapters.index(self._adapter) + 1 if self._adapter in adapters else 0
+        return adapters[at % len(adapters)]
+
+    def _fill(self) -> list[tuple[Sequence, int]]:
+        """Fill the batch; returns who is in it with how many tokens. Who generates comes first."""
+        self._room_for_step(self._wanted())
+        turn = [s for s in self._active if s.job.adapter == self._adapter]
+        generating = [s for s in turn if not s.prefilling]
+        prefilling = [s for s in turn if s.prefilling]
+        batch = self.model.batch
+        batch.clear()
+        fed = [(s, self._feed(s, batch.room)) for s in generating if batch.room]
+        left = min(batch.room, _CHUNK if generating else BATCH)
+        for sequence in prefilling:
+            if left <= 0:
+                break
+            count = self._feed(sequence, left)
+            left -= count
+            fed.append((sequence, count))
+        return fed
+
+    def _wanted(self) -> int:
+        return min(BATCH, sum(s.pending for s in self._active))
+
+    def _feed(self, sequence: Sequence, most: int) -> int:
+        """Add a sequence's next tokens to the batch; returns how many."""
+        tokens = sequence.tokens[sequence.computed : sequence.computed + most]
+        last = len(tokens) == sequence.pending
+        self.model.batch.extend(tokens, sequence.computed, sequence.id, output=last)
+        return len(tokens)
+
+    def _keep_prompt(self, sequence: Sequence) -> None:
+        """Keep the prompt's memory for others as soon as it is there."""
+        if not sequence.kept and self.model.reuses_prefixes:
+            sequence.kept = True
+            self._tree.grow(sequence.hold, sequence.tokens[: sequence.computed], sequence.id)
+
+    # --- generating -------------------------------------------------------------------------------------------
+
+    def _generate(self, sequence: Sequence, job: Job, logits: FloatArray) -> None:
+        chosen = sequence.sampler.choose(logits)
+        if job.matcher is not None and not job.matcher.allows(chosen):
+            chosen = sequence.sampler.choose(_masked(logits, job))
+        token = sequence.sampler.describe(logits, chosen)
+        if chosen in self.model.end_tokens:
+            self._finish(sequence, "stop")
+            return
+        if self._append(sequence, job, token):
+            self._go_forced(sequence, job)
+
+    def _go_forced(self, sequence: Sequence, job: Job) -> None:
+        """Append what the constraint allows alone: these tokens cost no step of their own."""
+        if job.matcher is None:
+            return
+        for token in job.matcher.forced():
+            if not self._append(sequence, job, Token(token, forced=True)):
+                return
+
+    def _append(self, sequence: Sequence, job: Job, token: Token) -> bool:
+        """Add a token to a reply; returns whether it goes on."""
+        sequence.tokens.append(token.id)
+        sequence.made += 1
+        sequence.sampler.accept(token.id)
+        if job.matcher is not None:
+            job.matcher.accept(token.id)
+        if not sequence.sink.token(token) or (job.matcher is not None and job.matcher.complete):
+            self._finish(sequence, "stop")
+            return False
+        if sequence.made >= job.max_tokens:
+            self._finish(sequence, "length")
+            return False
+        return True
+
+    def _finish(
+        self, sequence: Sequence, reason: Literal["stop", "length"], scores: tuple[float, ...] = ()
+    ) -> None:
+        self._leave(sequence)
+        sequence.sink.end(End(reason, sequence.cached, scores))
+
+    # --- labels -----------------------------------------------------------------------------------------------
+
+    def _score_labels(self, sequence: Sequence, job: LabelsJob, logits: FloatArray) -> None:
+        """Score all labels over the prompt in memory, some in a batch."""
+        first = _log_softmax(logits)
+        scores = [[float(first[label[0]])] for label in job.labels]
+        for batch in _batches(job.labels):
+            if sequence.cancelled.is_set():
+                return
+            self._score_batch(sequence, job, batch, scores)
+        means = tuple(math.fsum(parts) / len(parts) for parts in scores)
+        self._finish(sequence, "stop", means)
+
+    def _score_batch(
+        self, sequence: Sequence, job: LabelsJob, which: list[int], scores: list[list[float]]
+    ) -> None:
+        """Compute some labels, each in a sequence of its own that shares the prompt."""
+        model, begin = self.model, len(job.prompt)
+        self._make_room(sum(len(job.labels[at]) - 1 for at in which))
+        model.batch.clear()
+        wanted: list[tuple[int, int]] = []
+        for own, at in zip(self._label_ids, which, strict=False):
+            label = job.labels[at]
+            model.copy(sequence.id, own, 0, begin)
+            for offset, token in enumerate(label[:-1]):
+                model.batch.add(token, begin + offset, own, output=True)
+                wanted.append((at, label[offset + 1]))
+        try:
+            model.decode(job.adapter)
+            rows = model.logits(len(wanted))
+            for row, (at, following) in zip(rows, wanted, strict=True):
+                scores[at].append(float(_log_softmax(row)[following]))
+        finally:
+            for own in self._label_ids:
+                model.remove(own)
+
+
+def _batches(labels: tuple[tuple[int, ...], ...]) -> Iterator[list[int]]:
+    """Yield which labels to compute together; those of one token need no computing."""
+    batch: list[int] = []
+    rows = 0
+    for at, label in enumerate(labels):
+        if len(label) == 1:
+            continue
+        if batch and (rows + len(label) - 1 > _LABEL_ROWS or len(batch) == _LABEL_SEQUENCES):
+            yield batch
+            batch, rows = [], 0
+        batch.append(at)
+        rows += len(label) - 1
+    if batch:
+        yield batch
+
+
+def _masked(logits: FloatArray, job: Job) -> FloatArray:
+    assert job.matcher is not None
+    allowed = job.matcher.mask()
+    if not allowed.any():
+        raise ModelError("The local model's constraint allows nothing more.", code="local_model_failed")
+    return np.where(allowed, logits, np.float32(-np.inf))
+
+
+def _log_softmax(logits: FloatArray) -> FloatArray:
+    shifted = logits - logits.max()
+    result: FloatArray = shifted - np.log(np.exp(shifted).sum())
+    return result
+
+
+def _common(a: list[int], b: list[int]) -> int:
+    """Return how many first tokens two lists have in common."""
+    most = min(len(a), len(b))
+    if a[:most] == b[:most]:
+        return most
+    low, high = 0, most  # a[:low] agrees, a[:high] does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _as_model_error(exc: Exception) -> Exception:
+    if isinstance(exc, ModelError):
+        return exc
+    failure = ModelError(f"The local model failed ({type(exc).__name__}).", code="local_model_failed")
+    failure.__cause__ = exc
+    return failure

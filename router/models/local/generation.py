@@ -1,0 +1,198 @@
+"""From tokens to OpenAI's deltas: text, stop strings, tool calls, log-probabilities."""
+
+from __future__ import annotations
+
+import codecs
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...confidence import ConfidenceMeter
+from ...errors import ModelError
+from .calls import CallReader, ParsedCall
+from .engine import End, NativeModel, Token
+from .schemas import follows
+from .stops import StopFilter
+
+
+class SchemaMismatch(ModelError):
+    """The answer does not follow its schema, in a part that the grammar could not hold."""
+
+    code = "schema_mismatch"
+
+    def __init__(self) -> None:
+        super().__init__("The local model's answer does not follow its schema.")
+
+
+class Generation:
+    """One answer in the making. Feed it tokens; it returns choices (delta, logprobs) as soon as they are certain.
+
+    Args:
+        model: For the tokens' text.
+        stops: Stop strings; they end words, not tool calls.
+        calls: Whether the answer may be tool calls.
+        constrained: Whether the answer follows a grammar.
+        check: Schemas to check the answer against, by function (`""`: the whole answer).
+        logprobs: Whether they were asked for.
+    """
+
+    def __init__(
+        self,
+        model: NativeModel,
+        *,
+        stops: Sequence[str],
+        calls: bool,
+        constrained: bool,
+        check: Mapping[str, dict[str, Any]],
+        logprobs: bool,
+    ) -> None:
+        self._model = model
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._stops = StopFilter(stops)
+        self._reader = CallReader() if calls else None
+        self._constrained = constrained
+        self._check = check
+        self._logprobs: list[dict[str, Any]] | None = [] if logprobs else None
+        self._meter = ConfidenceMeter()
+        self._made: list[ParsedCall] = []
+        self._repeats = False
+        self._text: list[str] = []
+        self.tokens = 0
+        self.finish_reason = "stop"
+
+    @property
+    def confidence(self) -> dict[str, Any] | None:
+        """How sure the model was so far."""
+        confidence = self._meter.confidence
+        return None if confidence is None else confidence.to_dict()
+
+    @property
+    def done(self) -> bool:
+        """Whether no more tokens are wanted."""
+        return self._stops.stopped or self._repeats
+
+    def feed(self, token: Token) -> list[dict[str, Any]]:
+        """Take a token."""
+        self.tokens += 1
+        piece = self._model.piece(token.id)
+        if self._reader is None and self._model.is_control(token.id):
+            piece = b""  # such as the end of a turn that is not the end of the reply: no text
+        if not token.forced and (not self._constrained or _says_something(piece)):
+            self._meter.add(token.logprob, token.margin)
+        if self._logprobs is not None:
+            self._logprobs.append(self._described(token, piece))
+        return self._choices(self._decoder.decode(piece), final=False)
+
+    def finish(self, end: End) -> list[dict[str, Any]]:
+        """Take the end; returns what was held back.
+
+        Raises:
+            SchemaMismatch: The answer is whole, but does not follow its schema.
+        """
+        choices = self._choices(self._decoder.decode(b"", final=True), final=True)
+        if end.reason == "length":
+            self.finish_reason = "length"
+        elif self._made:
+            self.finish_reason = "tool_calls"
+        if end.reason == "stop" and not self._made and "" in self._check:
+            _require("".join(self._text), self._check[""])
+        return choices
+
+    def _choices(self, text: str, *, final: bool) -> list[dict[str, Any]]:
+        deltas = self._deltas(text, final=final)
+        choices: list[dict[str, Any]] = [{"delta": delta} for delta in deltas]
+        if choices and self._logprobs:
+            # With the text that they made: what is held back comes with the next.
+            choices[0]["logprobs"] = {"content": self._logprobs[:], "refusal": None}
+            self._logprobs.clear()
+        return choices
+
+    def _deltas(self, text: str, *, final: bool) -> list[dict[str, Any]]:
+        if self._reader is None:
+            return self._words(text, final=final)
+        calls = self._calls(text)
+        if calls or self._reader.calling:
+            return calls
+        if self._reader.calling is None and not final:
+            return []
+        # It is words after all; what was held back to find that out comes with it.
+        held, self._reader = self._reader.pending, None
+        return self._words(held, final=final)
+
+    def _words(self, text: str, *, final: bool) -> list[dict[str, Any]]:
+        shown = self._stops.feed(text, final=final)
+        if not shown:
+            return []
+        if "" in self._check:
+            self._text.append(shown)
+        return [{"content": shown}]
+
+    def _calls(self, text: str) -> list[dict[str, Any]]:
+        assert self._reader is not None
+        deltas: list[dict[str, Any]] = []
+        for call in self._reader.feed(text):
+            # Small models that may call once more tend to make the same call for ever: the first repeat ends it.
+            self._repeats = self._repeats or call in self._made
+            if not self._repeats:
+                if call.name in self._check:
+                    _require(call.arguments, self._check[call.name])
+                deltas.append({"tool_calls": [self._call(call)]})
+        return deltas
+
+    def _call(self, call: ParsedCall) -> dict[str, Any]:
+        index = len(self._made)
+        self._made.append(call)
+        return {
+            "index": index,
+            "id": f"call_{uuid.uuid4().hex[:24]}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+
+    def _described(self, token: Token, piece: bytes) -> dict[str, Any]:
+        top = [_entry(self._model.piece(other), logprob) for other, logprob in token.top]
+        return _entry(piece, token.logprob) | {"top_logprobs": top}
+
+
+class Collected:
+    """An answer's choices, put together into one message."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._calls: list[dict[str, Any]] = []
+        self._logprobs: list[dict[str, Any]] = []
+
+    def add(self, choices: Sequence[dict[str, Any]]) -> None:
+        """Take some more."""
+        for choice in choices:
+            delta = choice["delta"]
+            self._text.append(delta.get("content", ""))
+            self._calls += delta.get("tool_calls", ())
+            if choice.get("logprobs"):
+                self._logprobs += choice["logprobs"]["content"]
+
+    def choice(self, *, logprobs: bool) -> dict[str, Any]:
+        """Return message and logprobs as OpenAI's choice has them."""
+        text = "".join(self._text)
+        message: dict[str, Any] = {"role": "assistant", "content": text if text or not self._calls else None}
+        if self._calls:
+            message["tool_calls"] = [
+                {key: call[key] for key in ("id", "type", "function")} for call in self._calls
+            ]
+        return {
+            "message": message,
+            "logprobs": {"content": self._logprobs, "refusal": None} if logprobs else None,
+        }
+
+
+def _require(text: str, schema: Mapping[str, Any]) -> None:
+    if not follows(text, schema):
+        raise SchemaMismatch
+
+
+def _says_something(piece: bytes) -> bool:
+    return any(byte >= 0x80 or chr(byte).isalnum() for byte in piece)
+
+
+def _entry(piece: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": piece.decode(errors="replace"), "bytes": list(piece), "logprob": logprob}

@@ -1,0 +1,353 @@
+"""What a model's process does: chat (with calls, schemas, labels), embeddings, counting tokens."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from ...errors import InvalidRequest, ModelError, RequestError
+from ...wire import ChatRequest
+from .constrain import constraint_of
+from .engine import End, Engine, Grammars, Job, LabelsJob, SamplingParams, Sequence, Sink, Token
+from .generation import Collected, Generation
+from .labels import BiasMemory, LabelChoice, described, label_choice, probabilities, without_content
+from .prompt import PromptRenderer
+from .protocol import Delta, Done, Failed, FromWorker, Load, Submit
+
+Put = Callable[[FromWorker], None]
+
+# A prompt of more bytes than this a token is not even tokenised: no text is that dense.
+_MOST_BYTES_A_TOKEN = 128
+# What a label's lead in mean log-probability counts in logits; fitted on classification rows (see docs/local.md).
+_SHARPNESS = 1.0
+
+
+class Operations:
+    """Carries out jobs.
+
+    Args:
+        load: How the model is run.
+        engine: Runs it.
+        grammars: Done as soon as constrained answers are possible.
+        put: Takes what is to be said about jobs; called from several threads.
+
+    Raises:
+        ModelFileError: The model's chat template is missing or broken.
+    """
+
+    def __init__(self, load: Load, engine: Engine, grammars: Future[Grammars], put: Put) -> None:
+        self._load = load
+        self._engine = engine
+        self._model = engine.model
+        self._grammars = grammars
+        self._put = put
+        self._bias = BiasMemory()
+        self._renderer = PromptRenderer(
+            self._model.metadata, bos=self._model.bos, eos=self._model.eos, system_prompt=load.system_prompt
+        )
+        self._running: dict[int, list[Sequence]] = {}
+
+    @property
+    def threads(self) -> int:
+        """Threads that compute."""
+        return self._model.threads
+
+    def begin(self, submit: Submit) -> None:
+        """Start a job.
+
+        Raises:
+            RequestError: It cannot be done; nothing was started.
+        """
+        if submit.operation == "embed":
+            self._embed(submit)
+            return
+        request = ChatRequest.parse(submit.body)
+        prompt = self._prompt(request)
+        if submit.operation == "count":
+            self._put(Done(submit.id, {"tokens": len(prompt)}))
+            return
+        choice = label_choice(request.fields)
+        if choice is not None:
+            self._choose_label(submit, request, prompt, choice)
+        else:
+            self._generate(submit, request, prompt)
+
+    def cancel(self, job: int) -> None:
+        """Give a job up."""
+        for sequence in self._running.pop(job, ()):
+            sequence.cancelled.set()
+
+    # --- chat -------------------------------------------------------------------------------------------------
+
+    def _prompt(self, request: ChatRequest, opening: str = "") -> tuple[int, ...]:
+        text = self._renderer.render(request) + opening
+        if len(text) <= self._load.context_tokens * _MOST_BYTES_A_TOKEN:
+            bos = self._model.bos
+            tokens = self._model.tokenize(text, add_special=not (bos and text.startswith(bos)))
+            if len(tokens) < self._load.context_tokens:
+                return tokens
+            size = f"{len(tokens)}"
+        else:
+            size = f"over {len(text) // _MOST_BYTES_A_TOKEN}"
+        raise InvalidRequest(
+            f"The conversation has {size} tokens; the local model has room for {self._load.context_tokens}, "
+            "its answer included.",
+            param="messages",
+            code="context_length_exceeded",
+        )
+
+    def _generate(self, submit: Submit, request: ChatRequest, prompt: tuple[int, ...]) -> None:
+        fields = request.fields
+        constrained = bool(fields.tools) or fields.response_format is not None
+        constraint = constraint_of(fields, self._grammars.result()) if constrained else None
+        room = self._load.context_tokens - len(prompt)
+        job = Job(
+            prompt=prompt,
+            max_tokens=min(request.max_output_tokens or self._load.max_output_tokens, room),
+            params=SamplingParams(
+                temperature=fields.temperature or 0.0,
+                top_p=1.0 if fields.top_p is None else fields.top_p,
+                seed=fields.seed,
+                frequency_penalty=fields.frequency_penalty or 0.0,
+                presence_penalty=fields.presence_penalty or 0.0,
+                top_logprobs=fields.top_logprobs or 0,
+            ),
+            matcher=constraint.matcher if constraint else None,
+            adapter=submit.adapter,
+            group=submit.group,
+        )
+        stops = [fields.stop] if isinstance(fields.stop, str) else fields.stop or []
+        generation = Generation(
+            self._model,
+            stops=stops,
+            calls=bool(constraint and constraint.calls),
+            constrained=job.matcher is not None,
+            check=constraint.check if constraint else {},
+            logprobs=bool(fields.logprobs),
+        )
+        self._submit(submit, job, _ChatSink(self, submit, generation, len(prompt), bool(fields.logprobs)))
+
+    def _submit(self, submit: Submit, job: Job | LabelsJob, sink: Sink) -> None:
+        sequences = self._running.setdefault(submit.id, [])
+        sequences.append(self._engine.submit(job, sink))
+
+    def finished(self, submit: Submit, message: FromWorker) -> None:
+        """Say the last thing about a job."""
+        self._running.pop(submit.id, None)
+        self._put(message)
+
+    def say(self, message: FromWorker) -> None:
+        """Say something about a job."""
+        self._put(message)
+
+    # --- labels -----------------------------------------------------------------------------------------------
+
+    def _choose_label(
+        self, submit: Submit, request: ChatRequest, prompt: tuple[int, ...], choice: LabelChoice
+    ) -> None:
+        labels = tuple(
+            self._model.tokenize(choice.written(label), parse_special=False) for label in choice.labels
+        )
+        longest = max(map(len, labels))
+        prompt = self._prompt(request, choice.opening)
+        if len(prompt) + longest > self._load.context_tokens:
+            raise InvalidRequest(
+                f"The conversation and its longest label have {len(prompt) + longest} tokens; the local model has "
+                f"room for {self._load.context_tokens}.",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        empty = without_content(request)
+        neutral = None if empty is None else self._prompt(empty, choice.opening)
+        scoring = _LabelScoring(self, submit, choice, labels, prompt)
+        known = None if neutral is None else self._bias.get(neutral)
+        scoring.bias = known
+        if neutral is not None and known is None:
+            scoring.waits_for = 2
+            job = LabelsJob(neutral, labels, submit.adapter, submit.group)
+            self._submit(submit, job, _LabelsSink(scoring, partial(self._learnt, scoring, neutral)))
+        job = LabelsJob(prompt, labels, submit.adapter, submit.group)
+        self._submit(submit, job, _LabelsSink(scoring, scoring.scored))
+
+    def _learnt(self, scoring: _LabelScoring, neutral: tuple[int, ...], end: End) -> None:
+        self._bias.put(neutral, end.scores)
+        scoring.learnt(end)
+
+    # --- embeddings -------------------------------------------------------------------------------------------
+
+    def _embed(self, submit: Submit) -> None:
+        texts = [
+            self._model.tokenize(text, add_special=True, parse_special=False) for text in submit.body["input"]
+        ]
+        most = self._model.batch.size
+        for at, tokens in enumerate(texts):
+            if not tokens or len(tokens) > most:
+                raise InvalidRequest(
+                    f"Invalid value for 'input[{at}]': it has {len(tokens)} tokens; expected 1 to {most}.",
+                    param=f"input[{at}]",
+                    code="context_length_exceeded" if tokens else "empty_string",
+                )
+        vectors: list[list[float]] = []
+
+        def one_more() -> None:
+            # One text at a time, so that replies under way go on in between.
+            if submit.id not in self._running:
+                return
+            try:
+                vectors.append(self._model.embed([texts[len(vectors)]])[0].tolist())
+            except Exception as exc:
+                self.finished(submit, _failed(submit, exc))
+                return
+            if len(vectors) < len(texts):
+                self._engine.call(one_more)
+                return
+            self.finished(submit, Done(submit.id, {"vectors": vectors, "tokens": sum(map(len, texts))}))
+
+        self._running[submit.id] = []
+        self._engine.call(one_more)
+
+
+class _ChatSink:
+    """Turns a generation's tokens into messages."""
+
+    def __init__(
+        self, operations: Operations, submit: Submit, generation: Generation, prompt: int, logprobs: bool
+    ) -> None:
+        self._operations = operations
+        self._submit = submit
+        self._generation = generation
+        self._prompt_tokens = prompt
+        self._logprobs = logprobs
+        self._collected = Collected()
+
+    def token(self, token: Token) -> bool:
+        self._pass_on(self._generation.feed(token))
+        return not self._generation.done
+
+    def end(self, end: End) -> None:
+        try:
+            self._pass_on(self._generation.finish(end))
+        except ModelError as exc:
+            self.failed(exc)
+            return
+        result: dict[str, Any] = {
+            "finish_reason": self._generation.finish_reason,
+            "usage": {
+                "input_tokens": self._prompt_tokens,
+                "output_tokens": self._generation.tokens,
+                "cached_tokens": end.cached_tokens,
+            },
+            "confidence": self._generation.confidence,
+        }
+        if not self._submit.stream:
+            result |= self._collected.choice(logprobs=self._logprobs)
+        self._operations.finished(self._submit, Done(self._submit.id, result))
+
+    def failed(self, error: Exception) -> None:
+        self._operations.finished(self._submit, _failed(self._submit, error))
+
+    def _pass_on(self, choices: list[dict[str, Any]]) -> None:
+        if not self._submit.stream:
+            self._collected.add(choices)
+            return
+        for choice in choices:
+            self._operations.say(Delta(self._submit.id, choice, self._generation.confidence))
+
+
+class _LabelScoring:
+    """One classification: waits for the labels' scores, and for the model's bias where that is not known yet."""
+
+    def __init__(
+        self,
+        operations: Operations,
+        submit: Submit,
+        choice: LabelChoice,
+        labels: tuple[tuple[int, ...], ...],
+        prompt: tuple[int, ...],
+    ) -> None:
+        self._operations = operations
+        self.submit = submit
+        self._choice = choice
+        self._lengths = [len(label) for label in labels]
+        self._prompt_tokens = len(prompt)
+        self._end: End | None = None
+        self._ended = False
+        self._lock = threading.Lock()
+        self.bias: tuple[float, ...] | None = None
+        self.waits_for = 1
+
+    def scored(self, end: End) -> None:
+        """Take the labels' scores."""
+        self._end = end
+        self._arrived()
+
+    def learnt(self, end: End) -> None:
+        """Take the bias."""
+        self.bias = end.scores
+        self._arrived()
+
+    def failed(self, error: Exception) -> None:
+        """Take note that a part failed."""
+        if not self._ended:
+            self._ended = True
+            self._operations.finished(self.submit, _failed(self.submit, error))
+
+    def _arrived(self) -> None:
+        self.waits_for -= 1
+        if self.waits_for or self._ended or self._end is None:
+            return
+        shares = probabilities(self._end.scores, self.bias, self._lengths, sharpness=_SHARPNESS)
+        ranked = described(self._choice, shares)
+        label, best = next(iter(ranked.items()))
+        second = sorted(shares)[-2]
+        self._ended = True
+        answer = self._choice.answer(label)
+        result: dict[str, Any] = {
+            "finish_reason": "stop",
+            "usage": {
+                "input_tokens": self._prompt_tokens,
+                "output_tokens": self._lengths[self._choice.labels.index(label)],
+                "cached_tokens": self._end.cached_tokens,
+            },
+            "confidence": _sureness(best, second),
+            "probabilities": ranked,
+        }
+        if self.submit.stream:
+            self._operations.say(Delta(self.submit.id, {"delta": {"content": answer}}, result["confidence"]))
+        else:
+            result |= {"message": {"role": "assistant", "content": answer}, "logprobs": None}
+        self._operations.finished(self.submit, Done(self.submit.id, result))
+
+
+class _LabelsSink:
+    """Takes the end of one scoring."""
+
+    def __init__(self, scoring: _LabelScoring, end: Callable[[End], None]) -> None:
+        self._scoring = scoring
+        self.end = end
+
+    def token(self, token: Token) -> bool:
+        raise AssertionError("scoring makes no tokens")
+
+    def failed(self, error: Exception) -> None:
+        self._scoring.failed(error)
+
+
+def _sureness(best: float, second: float) -> dict[str, Any]:
+    import math
+
+    floor = 1e-9
+    logprob = math.log(max(best, floor))
+    margin = logprob - math.log(max(second, floor))
+    return {"mean_logprob": logprob, "min_logprob": logprob, "min_margin": margin, "tokens": 1}
+
+
+def _failed(submit: Submit, error: Exception) -> Failed:
+    if isinstance(error, RequestError):
+        return Failed(submit.id, error.status, error.message, error.param, error.code)
+    return Failed(
+        submit.id, 502, f"The local model failed ({type(error).__name__}).", code="local_model_failed"
+    )

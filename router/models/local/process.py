@@ -1,0 +1,247 @@
+"""A model's process as the gateway sees it: started, spoken to, and known to be gone when it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from ...errors import InvalidRequest, ModelError, ModelFileError, ModelUnavailable, RequestError
+from .protocol import (
+    Cancel,
+    Delta,
+    Done,
+    Failed,
+    FromWorker,
+    Load,
+    Operation,
+    Outbox,
+    Ready,
+    Submit,
+    ToWorker,
+    Unusable,
+    decode_from_worker,
+    read_frame,
+)
+
+log = logging.getLogger("smallfirst")
+
+_WORKER = "smallfirst.router.models.local.worker"
+# Seconds that a process may take to end once its input is closed.
+_PATIENCE = 5.0
+
+
+class Channel:
+    """One job in the process. Iterate over its deltas, the `Done` comes last; `cancel()` it if you stop reading."""
+
+    def __init__(self, process: ModelProcess, job: int) -> None:
+        self._process = process
+        self._job = job
+        self._loop = asyncio.get_running_loop()
+        self._messages: asyncio.Queue[Delta | Done | RequestError] = asyncio.Queue()
+        self._ended = False
+
+    def put(self, message: Delta | Done | RequestError) -> None:
+        """Hand over what came; called in the process's reading thread."""
+        # The loop may be gone: then nobody listens any more.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._messages.put_nowait, message)
+
+    def cancel(self) -> None:
+        """Give the job up; safe to call at any time. Who still reads gets `ModelUnavailable`."""
+        if self._process.forget(self._job):
+            self.put(ModelUnavailable("The answer was given up."))
+
+    def __aiter__(self) -> Channel:
+        return self
+
+    async def __anext__(self) -> Delta | Done:
+        if self._ended:
+            raise StopAsyncIteration
+        message = await self._messages.get()
+        self._ended = not isinstance(message, Delta)
+        if isinstance(message, RequestError):
+            raise message
+        return message
+
+    async def result(self) -> dict[str, Any]:
+        """Wait for the end, and return the result.
+
+        Raises:
+            RequestError: The job failed.
+        """
+        try:
+            async for message in self:
+                if isinstance(message, Done):
+                    return message.result
+        finally:
+            self.cancel()
+        raise AssertionError("a job ends with its result or an error")
+
+
+class ModelProcess:
+    """One process with one loaded model.
+
+    Args:
+        load: Which model, and how it is run.
+        name: The model's, for messages.
+
+    Raises:
+        ModelFileError: The model cannot be loaded, or its process ended over it.
+    """
+
+    def __init__(self, load: Load, *, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._ids = itertools.count(1)
+        self._channels: dict[int, Channel] = {}
+        self._closing = False
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", _WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # llama.cpp prints there what it likes, parts of requests too.
+            stderr=subprocess.DEVNULL,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._source = self._process.stdout
+        self._out: Outbox[ToWorker] = Outbox(self._process.stdin, broken=lambda: None)
+        self._out.put(load)
+        self.alive = False
+        try:
+            self.threads = self._wait_until_ready()
+        except BaseException:
+            self.close()
+            self._source.close()
+            raise
+        self.alive = True
+        threading.Thread(target=self._read, name=f"smallfirst-{name}", daemon=True).start()
+
+    def _wait_until_ready(self) -> int:
+        frame = read_frame(self._source)
+        message = decode_from_worker(frame)[0] if frame is not None else None
+        if isinstance(message, Unusable):
+            raise ModelFileError(message.message)
+        if not isinstance(message, Ready):
+            raise ModelFileError(
+                f"its process ended while it was loaded ({self._ending()}): the file is damaged, or there is too "
+                "little memory"
+            )
+        return message.threads
+
+    @property
+    def outstanding(self) -> int:
+        """Jobs that are not done."""
+        return len(self._channels)
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def submit(
+        self,
+        operation: Operation,
+        body: dict[str, Any],
+        *,
+        stream: bool = False,
+        group: str = "",
+        adapter: str | None = None,
+    ) -> Channel:
+        """Start a job.
+
+        Raises:
+            ModelUnavailable: The process is gone.
+        """
+        job = next(self._ids)
+        channel = Channel(self, job)
+        with self._lock:
+            if not self.alive:
+                raise self._gone()
+            self._channels[job] = channel
+        self._out.put(Submit(job, operation, body, stream, group, adapter))
+        return channel
+
+    def forget(self, job: int) -> bool:
+        """Give a job up; returns whether it was under way."""
+        with self._lock:
+            known = self._channels.pop(job, None)
+        if known is not None:
+            self._out.put(Cancel(job))
+        return known is not None
+
+    def close(self) -> None:
+        """End the process; what is under way fails. Blocks until it is gone."""
+        self._closing = True
+        self._out.close()
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    # --- the reading thread -----------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        while (frame := read_frame(self._source)) is not None:
+            for message in decode_from_worker(frame):
+                self._pass_on(message)
+        self._process.wait()
+        with self._lock:
+            self.alive = False
+            left, self._channels = self._channels, {}
+        error = self._gone()
+        if not self._closing:
+            log.error(
+                "model %s: its process ended (%s); %d jobs failed", self._name, self._ending(), len(left)
+            )
+        for channel in left.values():
+            channel.put(error)
+        self._source.close()
+
+    def _pass_on(self, message: FromWorker) -> None:
+        if isinstance(message, Delta):
+            channel = self._channels.get(message.id)
+        elif isinstance(message, (Done, Failed)):
+            with self._lock:
+                channel = self._channels.pop(message.id, None)
+        else:
+            return
+        if channel is not None:
+            channel.put(_as_error(message) if isinstance(message, Failed) else message)
+
+    def _gone(self) -> ModelUnavailable:
+        if self._closing:
+            return ModelUnavailable(f"Model '{self._name}' was shut down.")
+        return ModelUnavailable(
+            f"The process of model '{self._name}' ended unexpectedly ({self._ending()}); the next request starts it "
+            "again.",
+            retry_after=1.0,
+            code="local_model_crashed",
+        )
+
+    def _ending(self) -> str:
+        code = self._process.wait()
+        if code >= 0:
+            return f"exit status {code}"
+        with contextlib.suppress(ValueError):
+            return signal.Signals(-code).name
+        return f"signal {-code}"
+
+
+def _as_error(failed: Failed) -> RequestError:
+    if failed.status == 400:
+        return InvalidRequest(failed.message, param=failed.param, code=failed.code)
+    if failed.status == 503:
+        return ModelUnavailable(failed.message, code=failed.code)
+    return ModelError(failed.message, param=failed.param, code=failed.code)

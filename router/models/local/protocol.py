@@ -1,0 +1,162 @@
+"""What the gateway and a model's own process say to each other: frames of MessagePack, their length in front."""
+
+from __future__ import annotations
+
+import queue
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from typing import IO, Any, Generic, Literal, TypeVar
+
+import msgspec
+
+_LENGTH = struct.Struct(">I")
+
+Message = TypeVar("Message")
+Operation = Literal["chat", "embed", "count"]
+
+
+class Load(msgspec.Struct, tag="load", frozen=True):
+    """The first message: which model, and how it is run.
+
+    Attributes:
+        cells: Room for tokens in memory, for all sequences together.
+        adapters: LoRA files by name.
+    """
+
+    path: str
+    context_tokens: int
+    cells: int
+    parallel: int
+    threads: int | None
+    gpu_layers: int
+    max_output_tokens: int
+    system_prompt: str | None
+    adapters: dict[str, str]
+
+
+class Submit(msgspec.Struct, tag="submit", frozen=True):
+    """A job; answered by `Delta`s and one `Done` or `Failed` of the same id.
+
+    Attributes:
+        body: For `chat` and `count` a chat completion body, for `embed` `{"input": [text, …]}`.
+        stream: Whether deltas are wanted as they come; else all is in `Done`.
+        group: Whose job it is: groups take turns.
+        adapter: The LoRA adapter's name, or None.
+    """
+
+    id: int
+    operation: Operation
+    body: dict[str, Any]
+    stream: bool = False
+    group: str = ""
+    adapter: str | None = None
+
+
+class Cancel(msgspec.Struct, tag="cancel", frozen=True):
+    """Gives a job up; nothing more comes of it."""
+
+    id: int
+
+
+class Ready(msgspec.Struct, tag="ready", frozen=True):
+    """The model is loaded."""
+
+    threads: int
+
+
+class Unusable(msgspec.Struct, tag="unusable", frozen=True):
+    """The model cannot be loaded; the process ends."""
+
+    message: str
+
+
+class Delta(msgspec.Struct, tag="delta", frozen=True):
+    """A part of a streamed reply: an OpenAI choice without its index, and how sure the model was so far."""
+
+    id: int
+    choice: dict[str, Any]
+    confidence: dict[str, Any] | None = None
+
+
+class Done(msgspec.Struct, tag="done", frozen=True):
+    """The end of a job, with its result."""
+
+    id: int
+    result: dict[str, Any]
+
+
+class Failed(msgspec.Struct, tag="failed", frozen=True):
+    """A job failed; `status` 400 blames the request."""
+
+    id: int
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+
+
+ToWorker = Load | Submit | Cancel
+FromWorker = Ready | Unusable | Delta | Done | Failed
+
+decode_to_worker = msgspec.msgpack.Decoder(list[ToWorker]).decode
+decode_from_worker = msgspec.msgpack.Decoder(list[FromWorker]).decode
+
+
+def read_frame(stream: IO[bytes]) -> bytes | None:
+    """Return the next frame's payload; None where the other side is gone. Blocks."""
+    try:
+        header = stream.read(_LENGTH.size)
+        if len(header) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack(header)
+        payload = stream.read(length)
+    except (OSError, ValueError):  # closed under our hands
+        return None
+    return payload if len(payload) == length else None
+
+
+class Outbox(Generic[Message]):
+    """Writes messages in a thread of its own, as many in one frame as there are: who puts one never waits.
+
+    Args:
+        sink: Where frames go.
+        broken: Called, in that thread, where nobody reads any more.
+    """
+
+    def __init__(self, sink: IO[bytes], broken: Callable[[], None]) -> None:
+        self._sink = sink
+        self._broken = broken
+        self._messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name="smallfirst-outbox", daemon=True)
+        self._thread.start()
+
+    def put(self, message: Message) -> None:
+        """Hand a message over; safe from any thread."""
+        self._messages.put(message)
+
+    def close(self) -> None:
+        """Write what is left, and stop."""
+        self._messages.put(None)
+        self._thread.join()
+
+    def _write(self) -> None:
+        last = False
+        while not last:
+            frame: list[Message] = []
+            while not last and (not frame or not self._messages.empty()):
+                message = self._messages.get()
+                last = message is None
+                if message is not None:
+                    frame.append(message)
+            try:
+                _send(self._sink, frame)
+            except (OSError, ValueError):
+                self._broken()
+                return
+
+
+def _send(sink: IO[bytes], messages: Sequence[Any]) -> None:
+    payload = msgspec.msgpack.encode(messages)
+    sink.write(_LENGTH.pack(len(payload)) + payload)
+    sink.flush()

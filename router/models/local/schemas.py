@@ -1,0 +1,133 @@
+"""JSON schemas: checked, closed for generating, and replies checked against them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+# Nested deeper than this, a schema is refused: checking one recurses.
+DEEPEST = 64
+
+# Beside these, a list of properties is not the whole story, and closing it would forbid what they allow.
+_COMBINING = frozenset({"allOf", "anyOf", "oneOf", "$ref", "if", "patternProperties", "dependentSchemas"})
+
+
+class NotASchema(ValueError):
+    """Not a JSON schema; the message says where and why, and quotes no more than a key of it."""
+
+
+def check_schema(schema: Any) -> None:
+    """Check that a schema is one, by its own dialect (draft 2020-12 where it names none).
+
+    Raises:
+        NotASchema: It is not.
+    """
+    from jsonschema import SchemaError
+    from jsonschema.validators import Draft202012Validator, validator_for
+
+    if _depth(schema) > DEEPEST:
+        raise NotASchema(f"nested deeper than {DEEPEST} levels")
+    try:
+        validator_for(schema, default=Draft202012Validator).check_schema(schema)
+    except SchemaError as exc:
+        where = ".".join(str(step) for step in exc.absolute_path)
+        raise NotASchema(f"'{where or 'schema'}' is not valid: {exc.validator}") from exc
+    if _has_empty_enum(schema):
+        raise NotASchema("an empty 'enum', which no value follows")
+    _check_references(schema)
+
+
+def _check_references(schema: Any) -> None:
+    """Check that every reference leads to something inside the schema, and not back to itself."""
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    registry: Any = Registry()
+    resolver = registry.resolver_with_root(DRAFT202012.create_resource(schema))
+    for first in _references(schema):
+        reference, seen = first, {first}
+        while True:
+            try:
+                found = resolver.lookup(reference).contents
+            except (Unresolvable, ValueError, TypeError) as exc:
+                raise NotASchema(
+                    "a '$ref' that leads nowhere inside the schema; others are not fetched"
+                ) from exc
+            following = found.get("$ref") if isinstance(found, dict) else None
+            if not isinstance(following, str):
+                break
+            if following in seen:
+                raise NotASchema("a '$ref' that leads back to itself")
+            seen.add(following)
+            reference = following
+
+
+def _references(schema: Any) -> Iterator[str]:
+    if isinstance(schema, list):
+        for item in schema:
+            yield from _references(item)
+    elif isinstance(schema, dict):
+        for key, value in schema.items():
+            if key == "$ref" and isinstance(value, str):
+                yield value
+            elif key not in ("enum", "const", "default", "examples"):
+                yield from _references(value)
+
+
+def follows(value: str, schema: Mapping[str, Any]) -> bool:
+    """Whether a JSON text follows a schema. References are looked up inside it alone, never fetched."""
+    from jsonschema import ValidationError
+    from jsonschema.validators import Draft202012Validator, validator_for
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+    validator = validator_for(schema, default=Draft202012Validator)
+    try:
+        registry: Any = Registry()
+        validator(schema, registry=registry).validate(msgspec.json.decode(value.encode()))
+    except (msgspec.DecodeError, ValidationError, Unresolvable, RecursionError):
+        return False
+    return True
+
+
+def closed(schema: Any) -> Any:
+    """Return a schema whose objects have no properties but the listed ones, where it does not say otherwise.
+
+    By the letter of JSON schema every object may have more; a model that is let would invent some.
+    """
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    # What these hold is data, or parts of a whole that only together list all properties.
+    untouched = ("enum", "const", "default", "examples", "allOf")
+    result = {key: value if key in untouched else closed(value) for key, value in schema.items()}
+    if "properties" in schema and "additionalProperties" not in schema and not _COMBINING & schema.keys():
+        result["additionalProperties"] = False
+    return result
+
+
+def _has_empty_enum(schema: Any) -> bool:
+    if isinstance(schema, list):
+        return any(map(_has_empty_enum, schema))
+    if not isinstance(schema, dict):
+        return False
+    inside = (value for key, value in schema.items() if key not in ("enum", "const", "default", "examples"))
+    return schema.get("enum") == [] or any(map(_has_empty_enum, inside))
+
+
+def _depth(value: Any) -> int:
+    deepest, level = 0, [value]
+    while level and deepest <= DEEPEST:
+        deepest += 1
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+        level = below
+    return deepest

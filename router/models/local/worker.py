@@ -1,0 +1,103 @@
+"""The process that a local model runs in: reads jobs from standard input, writes what comes of them to standard output.
+
+A crash of the native library, or a model that takes all memory, ends this process and not the gateway.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from typing import IO
+
+from ...errors import ModelFileError, RequestError
+from .engine import ContextOptions, Engine, Grammars, NativeModel
+from .operations import Operations
+from .protocol import (
+    Cancel,
+    Failed,
+    FromWorker,
+    Load,
+    Outbox,
+    Ready,
+    Submit,
+    ToWorker,
+    Unusable,
+    decode_to_worker,
+    read_frame,
+)
+
+
+def main() -> None:
+    """Serve one model until standard input ends."""
+    # Sent to a whole group of processes; the gateway decides when this one ends, by closing its input.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.SIG_IGN)
+    source, sink = _pipes()
+    out: Outbox[FromWorker] = Outbox(sink, broken=lambda: os._exit(0))
+    first = read_frame(source)
+    if first is None:
+        return
+    load, *early = decode_to_worker(first)
+    assert isinstance(load, Load), "the first message says what to load"
+    try:
+        operations = _load(load, out)
+    except Exception as exc:  # whatever it is, who waits for the model must hear of it
+        out.put(Unusable(str(exc) if isinstance(exc, ModelFileError) else f"{type(exc).__name__}: {exc}"))
+        out.close()
+        return
+    out.put(Ready(operations.threads))
+    for message in early:
+        _take(message, operations, out)
+    while (frame := read_frame(source)) is not None:
+        for message in decode_to_worker(frame):
+            _take(message, operations, out)
+    # The gateway is gone, or wants the memory back: nobody waits for an answer, and the system frees all at once.
+    os._exit(0)
+
+
+def _pipes() -> tuple[IO[bytes], IO[bytes]]:
+    """Keep standard output for frames: whatever else is printed, by native code too, goes to standard error."""
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return sys.stdin.buffer, sink
+
+
+def _load(load: Load, out: Outbox[FromWorker]) -> Operations:
+    model = NativeModel(Path(load.path), ContextOptions(load.cells, load.threads, load.gpu_layers))
+    for name, path in load.adapters.items():
+        model.add_adapter(name, Path(path))
+    # Reading the vocabulary takes up to a second, and only constrained answers need it.
+    grammars: Future[Grammars] = Future()
+    threading.Thread(target=_read_vocabulary, args=(model, grammars), daemon=True).start()
+    engine = Engine(model, parallel=load.parallel)
+    operations = Operations(load, engine, grammars, out.put)
+    engine.start()
+    return operations
+
+
+def _read_vocabulary(model: NativeModel, grammars: Future[Grammars]) -> None:
+    try:
+        grammars.set_result(Grammars(model))
+    except Exception as exc:  # heard of by who waits for it
+        grammars.set_exception(exc)
+
+
+def _take(message: ToWorker, operations: Operations, out: Outbox[FromWorker]) -> None:
+    if isinstance(message, Cancel):
+        operations.cancel(message.id)
+    elif isinstance(message, Submit):
+        try:
+            operations.begin(message)
+        except RequestError as exc:
+            out.put(Failed(message.id, exc.status, exc.message, exc.param, exc.code))
+        except Exception as exc:  # a job's failure is that job's alone
+            text = f"The local model failed ({type(exc).__name__})."
+            out.put(Failed(message.id, 502, text, code="local_model_failed"))
+
+
+if __name__ == "__main__":
+    main()
