@@ -33,6 +33,13 @@ class Policy(BaseModel):
     uncertain: Literal["cloud", "local"] = Field(
         default="cloud", description="where a request goes that is unlike everything the classifier has seen"
     )
+    min_confidence: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="how sure a local model must have been of its answer for it to be kept (the geometric mean of its "
+        "tokens' probabilities); under that the next model is asked. 0: always kept",
+    )
     fallback_to_local: bool = Field(
         default=True, description="answer locally where the cloud is missing or down, and say so"
     )

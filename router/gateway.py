@@ -8,8 +8,9 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from smallfirst.policies import Attempt, Decision
 
@@ -25,6 +26,7 @@ from .errors import (
     StreamBroken,
     UpstreamError,
 )
+from .escalation import Unsure, check, hold
 from .health import ModelHealth
 from .hints import read_hints
 from .journey import Journey, Status
@@ -149,7 +151,7 @@ class Gateway:
             cached = await self._recall(journey)
             if cached is not None:
                 return self._answer_from_cache(journey, cached)
-            reply, attempt, begun = await self._run(journey, lambda model: model.complete(journey.request))
+            reply, attempt, begun = await self._run(journey, partial(_complete, journey.request))
             return self._answer(journey, attempt, reply, begun)
         except RequestError as exc:
             self._record(journey, "error", exc)
@@ -168,7 +170,7 @@ class Gateway:
             cached = await self._recall(journey)
             if cached is not None:
                 return self._stream_from_cache(journey, cached)
-            stream, attempt, begun = await self._run(journey, lambda model: model.stream(journey.request))
+            stream, attempt, begun = await self._run(journey, partial(_stream, journey.request))
         except RequestError as exc:
             self._record(journey, "error", exc)
             raise
@@ -209,19 +211,30 @@ class Gateway:
         return cached
 
     async def _run(
-        self, journey: Journey, call: Callable[[Model], Coroutine[Any, Any, T]]
+        self, journey: Journey, call: Callable[[Model, float], Coroutine[Any, Any, T]]
     ) -> tuple[T, Attempt, float]:
-        """Decide, then ask one model after the other until one answers.
+        """Decide, then ask one model after the other until one answers and is sure of it.
+
+        Args:
+            journey: The request's.
+            call: Asks a model; raises `Unsure` where its confidence is less than the second argument.
 
         Returns:
             What the model returned, which attempt it was, and when it began.
         """
         journey.plan = self.routing.plan(journey.request, journey.hints, journey.target)
+        attempts = journey.plan.decision.attempts
         first_error: RequestError | None = None
-        for attempt in journey.plan.decision.attempts:
+        spare: tuple[T, Attempt, float] | None = None
+        for at, attempt in enumerate(attempts, start=1):
             begun = time.perf_counter()
+            least = journey.target.policy.min_confidence if at < len(attempts) else 0.0
             try:
-                result = await call(self.models[attempt.model])
+                result = await call(self.models[attempt.model], least)
+            except Unsure as exc:
+                self._discarded(journey, attempt, exc, begun, attempts[at])
+                if exc.answer is not None:
+                    spare = cast("T", exc.answer), attempt, begun
             except RequestError as exc:
                 self._attempt_failed(journey, attempt, exc, begun)
                 if not _another_may_do_better(exc):
@@ -235,14 +248,25 @@ class Gateway:
                 journey.model_seconds += time.perf_counter() - begun
                 self.health.succeeded(attempt.model)
                 if first_error is not None:
-                    failed = journey.attempts[0]
-                    journey.fallback_reason = (
-                        f"{failed.model} failed ({first_error.code or first_error.status}); "
-                        f"{attempt.model} answers instead"
-                    )
+                    journey.fallback_reason = f"{_failure(journey, first_error)}; {attempt.model} answers instead"
                 return result, attempt, begun
         assert first_error is not None, "a plan has at least one attempt"
-        raise first_error
+        if spare is None or not journey.target.policy.fallback_to_local:
+            raise first_error
+        journey.fallback_reason = f"{_failure(journey, first_error)}; {spare[1].model} was unsure, but answers"
+        return spare
+
+    def _discarded(
+        self, journey: Journey, attempt: Attempt, unsure: Unsure, begun: float, following: Attempt
+    ) -> None:
+        """Note an answer that was not kept; it was made and costs what it cost."""
+        journey.model_seconds += time.perf_counter() - begun
+        self.health.succeeded(attempt.model)
+        usage = unsure.usage or Usage()
+        journey.discarded(attempt, begun=begun, usage=usage, cost_usd=self.price(attempt.model, usage))
+        journey.escalation = (
+            f"{attempt.model} was unsure ({unsure.value:.2f}, under {unsure.least:.2f}); {following.model} answers"
+        )
 
     def _attempt_failed(self, journey: Journey, attempt: Attempt, exc: RequestError, begun: float) -> None:
         journey.model_seconds += time.perf_counter() - begun
@@ -353,6 +377,22 @@ class Gateway:
         )
         self.ledger.record(entry)
         self.metrics.observe(entry)
+
+
+async def _complete(request: ChatRequest, model: Model, least: float) -> Reply:
+    return check(await model.complete(request), least)
+
+
+async def _stream(request: ChatRequest, model: Model, least: float) -> ReplyStream:
+    stream = await model.stream(request)
+    if not least or not stream.tells_confidence:
+        return stream
+    return await hold(stream, least, whole=request.fields.response_format is not None)
+
+
+def _failure(journey: Journey, error: RequestError) -> str:
+    failed = next(a for a in journey.attempts if a.outcome not in ("ok", "discarded"))
+    return f"{failed.model} failed ({error.code or error.status})"
 
 
 def _settings_from_environment() -> Settings:

@@ -43,6 +43,7 @@ class Journey:
     model_seconds: float = 0.0
     first_chunk: float | None = None
     fallback_reason: str | None = None
+    escalation: str | None = None
 
     def attempted(
         self, attempt: Attempt, *, begun: float, usage: Usage | None, cost_usd: float | None, retries: int = 0
@@ -50,6 +51,10 @@ class Journey:
         """Note that a model answered."""
         self._note(attempt, "ok", begun, usage or Usage(), cost_usd, retries, None)
         self.answered_by, self.usage = attempt, usage
+
+    def discarded(self, attempt: Attempt, *, begun: float, usage: Usage, cost_usd: float | None) -> None:
+        """Note that a model answered, but was not sure enough."""
+        self._note(attempt, "discarded", begun, usage, cost_usd, 0, None)
 
     def failed(
         self,
@@ -77,7 +82,7 @@ class Journey:
     def _note(
         self,
         attempt: Attempt,
-        outcome: Literal["ok", "error", "timeout", "cancelled", "broken"],
+        outcome: Literal["ok", "discarded", "error", "timeout", "cancelled", "broken"],
         begun: float,
         usage: Usage,
         cost_usd: float | None,
@@ -110,6 +115,8 @@ class Journey:
         """Why this model answered, in words."""
         if self.fallback_reason is not None:
             return self.fallback_reason
+        if self.escalation is not None:
+            return self.escalation
         if self.plan is not None:
             return self.plan.decision.reason
         return "answered from the cache" if self.cache == "exact" else "not decided"
@@ -199,6 +206,8 @@ def _reason_code(journey: Journey, error: RequestError | None) -> str:
         return "cache_exact"
     if journey.fallback_reason is not None:
         return "fallback"
+    if journey.escalation is not None:
+        return "escalated"
     if journey.plan is not None:
         return journey.plan.decision.code
     return (error.code if error else None) or "not_decided"

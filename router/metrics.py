@@ -77,7 +77,7 @@ class Metrics:
         self._duration.labels(entry.route).observe(entry.duration_ms / 1000)
         self._overhead.observe(entry.overhead_ms / 1000)
         for attempt in entry.attempts:
-            if attempt.outcome != "ok":
+            if attempt.outcome not in ("ok", "discarded"):
                 self._failures.labels(attempt.model, attempt.outcome).inc()
 
     def render(self) -> bytes:

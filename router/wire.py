@@ -432,7 +432,10 @@ class ReplyStream:
 
     Attributes:
         confidence: How sure the model was of what came so far, where its probabilities are at hand.
+        tells_confidence: Whether `confidence` will be set at all.
     """
+
+    tells_confidence = False
 
     def __init__(self, chunks: AsyncIterator[bytes], *, retries: int = 0) -> None:
         self._chunks = chunks

@@ -17,7 +17,7 @@ class AttemptRecord(msgspec.Struct, frozen=True):
 
     model: str
     tier: Literal["local", "cloud"]
-    outcome: Literal["ok", "error", "timeout", "cancelled", "broken"]
+    outcome: Literal["ok", "discarded", "error", "timeout", "cancelled", "broken"]
     retries: int
     duration_ms: float
     input_tokens: int

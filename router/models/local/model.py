@@ -235,6 +235,8 @@ class LocalStream(ReplyStream):
         base: What every chunk has.
     """
 
+    tells_confidence = True
+
     def __init__(self, channel: Channel, base: dict[str, Any]) -> None:
         super().__init__(self)
         self._channel = channel

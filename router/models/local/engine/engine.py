@@ -176,8 +176,8 @@ class Engine:
         return True
 
     def _may_reuse(self, sequence: Sequence) -> bool:
-        # A prompt that is partly in memory is computed in other batches, which moves its last digits: the same seed would
-        # then give another reply. Who asks for a seed wants the same one.
+        # A prompt that is partly in memory is computed in other batches, which moves its last digits: the same seed
+        # would then give another reply. Who asks for a seed wants the same one.
         seeded = isinstance(sequence.job, Job) and sequence.job.params.seed is not None
         return self.model.reuses_prefixes and not seeded
 

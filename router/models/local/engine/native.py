@@ -54,9 +54,6 @@ class NativeModel:
     """
 
     def __init__(self, path: Path, options: ContextOptions) -> None:
-        # Read by OpenMP when llama.cpp is loaded. By default its threads spin at every barrier; where another process
-        # wants the same cores, a reply of 7 tokens then took 32 s instead of 0.3 s (two threads, two busy cores).
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         try:
             import llama_cpp
         except ModuleNotFoundError as exc:
