@@ -41,7 +41,11 @@ class Unsure(Exception):
     """
 
     def __init__(
-        self, confidence: Confidence | None, least: float, answer: Reply | ReplyStream | None, usage: Usage | None
+        self,
+        confidence: Confidence | None,
+        least: float,
+        answer: Reply | ReplyStream | None,
+        usage: Usage | None,
     ) -> None:
         super().__init__()
         self.value = 0.0 if confidence is None else confidence.value
@@ -55,7 +59,7 @@ def is_unsure(confidence: Confidence | None, least: float) -> bool:
     return confidence is not None and confidence.value < least
 
 
-async def hold(stream: ReplyStream, least: float, *, whole: bool) -> ReplyStream | None:
+async def hold(stream: ReplyStream, least: float, *, whole: bool) -> ReplyStream:
     """Hold a stream back until it is known whether the model is sure.
 
     Args:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,13 @@ from smallfirst.policies import Attempt, Decision
 
 from .answer import Answer, AnswerStream, Receipt
 from .cache import Cache, CachedReply, cache_key, entry_ttl, may_read, may_store, open_cache, replay
+from .classification.model import ClassifierModel
+from .classification.request import ClassifyFields, chat_body, result_of
+from .classification.request import parse as parse_classify
 from .errors import (
     InvalidRequest,
     ModelError,
+    ModelNotFound,
     ModelTimeout,
     ModelUnavailable,
     RequestError,
@@ -33,12 +37,12 @@ from .journey import Journey, Status
 from .ledger import Ledger
 from .metrics import Metrics
 from .models import make_models
-from .models.base import Model
+from .models.base import Embedder, Model
 from .prices import PriceList
 from .relay import Relay
-from .routing import Routing
+from .routing import AUTO, Routing
 from .scoring import Scorer
-from .settings import Settings
+from .settings import LocalModelSettings, Settings
 from .settings_file import find_settings_file, load_settings
 from .status import gauges
 from .wire import ChatRequest, Reply, ReplyStream, Usage
@@ -80,7 +84,8 @@ class Gateway:
         self.prices = PriceList()
         self._own_models = make_models(self.settings, without=models or ())
         self.models: dict[str, Model] = {**self._own_models, **(models or {})}
-        self.routing = Routing(self.settings, Scorer.load(), self.health)
+        specialists = {m.name: m.certainty for m in self.models.values() if isinstance(m, ClassifierModel)}
+        self.routing = Routing(self.settings, Scorer.load(), self.health, specialists)
         self.cache: Cache | None = open_cache(self.settings.cache)
         self.ledger = Ledger(self.settings.ledger)
         self.metrics = Metrics(lambda: gauges(self))
@@ -192,6 +197,72 @@ class Gateway:
             parsed, read_hints(parsed), self.routing.target(parsed.fields.model)
         ).decision
 
+    async def classify(
+        self,
+        text: str | Sequence[str],
+        labels: Sequence[str],
+        *,
+        tenant: str = "default",
+        headers: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> list[tuple[dict[str, Any], Receipt]]:
+        """Label texts.
+
+        Args:
+            text: One text or several.
+            labels: Two or more, all different.
+            tenant: Whose request it is.
+            headers: Request headers that carry hints.
+            fields: `model`, `instructions`, `metadata`, `cache`; see `classification.request`.
+
+        Returns:
+            For each text `label`, `probabilities` by label (likeliest first; None where a cloud model answered),
+            `method` (`classifier`, `model` or `cloud`) and `model`, with its receipt.
+
+        Raises:
+            RequestError: As `complete`; a field is named.
+        """
+        texts = text if isinstance(text, str) else list(text)
+        wanted = parse_classify({"text": texts, "labels": list(labels), **fields})
+        model = wanted.model or self._classifying_model(wanted)
+        requests = [
+            ChatRequest.parse(chat_body(wanted, one, model), tenant=tenant, headers=headers)
+            for one in wanted.texts
+        ]
+        answers = await asyncio.gather(*(self.complete(request) for request in requests))
+        return [(result_of(answer), answer.receipt) for answer in answers]
+
+    async def embed(self, model: str, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+        """Return a vector of length 1 for each text, and how many tokens they have together.
+
+        Raises:
+            ModelNotFound: No model of that name is configured with `embeddings: true`.
+            RequestError: A text is empty or too long, or the model is not available.
+        """
+        spec = self._specs.get(model)
+        found = self.models.get(model)
+        if not isinstance(spec, LocalModelSettings) or not spec.embeddings or not isinstance(found, Embedder):
+            able = [
+                m.name for m in self.settings.models if isinstance(m, LocalModelSettings) and m.embeddings
+            ]
+            known = (
+                f"Available: {', '.join(able)}"
+                if able
+                else "None is; set 'embeddings: true' on a local model"
+            )
+            raise ModelNotFound(
+                f"No model '{model[:100]}' is configured for embeddings. {known}.", param="model"
+            )
+        return await found.embed(texts)
+
+    def _classifying_model(self, wanted: ClassifyFields) -> str:
+        """Return who classifies where the caller names nobody: who was trained for it, else who has probabilities."""
+        for model in self.models.values():
+            if isinstance(model, ClassifierModel) and set(model.labels) == set(wanted.labels):
+                return model.name
+        local = (model.name for model in self.settings.models if isinstance(model, LocalModelSettings))
+        return next(local, AUTO)
+
     # --- the steps --------------------------------------------------------------------------------------------
 
     def _begin(self, request: ChatRequest) -> Journey:
@@ -248,12 +319,16 @@ class Gateway:
                 journey.model_seconds += time.perf_counter() - begun
                 self.health.succeeded(attempt.model)
                 if first_error is not None:
-                    journey.fallback_reason = f"{_failure(journey, first_error)}; {attempt.model} answers instead"
+                    journey.fallback_reason = (
+                        f"{_failure(journey, first_error)}; {attempt.model} answers instead"
+                    )
                 return result, attempt, begun
         assert first_error is not None, "a plan has at least one attempt"
         if spare is None or not journey.target.policy.fallback_to_local:
             raise first_error
-        journey.fallback_reason = f"{_failure(journey, first_error)}; {spare[1].model} was unsure, but answers"
+        journey.fallback_reason = (
+            f"{_failure(journey, first_error)}; {spare[1].model} was unsure, but answers"
+        )
         return spare
 
     def _discarded(
@@ -264,9 +339,8 @@ class Gateway:
         self.health.succeeded(attempt.model)
         usage = unsure.usage or Usage()
         journey.discarded(attempt, begun=begun, usage=usage, cost_usd=self.price(attempt.model, usage))
-        journey.escalation = (
-            f"{attempt.model} was unsure ({unsure.value:.2f}, under {unsure.least:.2f}); {following.model} answers"
-        )
+        why = f"{attempt.model} was unsure ({unsure.value:.2f}, under {unsure.least:.2f})"
+        journey.escalation = f"{why}; {following.model} answers"
 
     def _attempt_failed(self, journey: Journey, attempt: Attempt, exc: RequestError, begun: float) -> None:
         journey.model_seconds += time.perf_counter() - begun

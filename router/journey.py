@@ -16,7 +16,7 @@ from .hints import Hints
 from .ledger import AttemptRecord, Entry
 from .prices import PriceList
 from .routing import Plan, Target
-from .settings import CloudModelSettings, LocalModelSettings
+from .settings import AnyModelSettings
 from .wire import ChatRequest, Usage
 
 Status = Literal["ok", "error", "cancelled"]
@@ -154,7 +154,7 @@ class Journey:
         error: RequestError | None = None,
         overhead_ms: float,
         prices: PriceList,
-        baseline: CloudModelSettings | LocalModelSettings | None,
+        baseline: AnyModelSettings | None,
     ) -> Entry:
         """Return the ledger entry. Holds no prompt and no reply text."""
         decision = self.plan.decision if self.plan else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from importlib.metadata import version
 
-from .settings import CloudModelSettings, LocalModelSettings, Price
+from .settings import AnyModelSettings, CloudModelSettings, Price
 from .wire import Usage
 
 PER_MILLION = 1e-6
@@ -28,11 +28,11 @@ class PriceList:
         """Where prices come from, with its version: the list is data of its release's day."""
         return f"genai-prices {version('genai-prices')}"
 
-    def price(self, model: CloudModelSettings | LocalModelSettings, usage: Usage) -> float | None:
+    def price(self, model: AnyModelSettings, usage: Usage) -> float | None:
         """Return what a call cost in US dollars, or None where the price is unknown."""
         if model.price is not None:
             return _by_override(model.price, usage)
-        if isinstance(model, LocalModelSettings) or model.tier == "local":
+        if not isinstance(model, CloudModelSettings) or model.tier == "local":
             return 0.0
         return _by_list(model, usage)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -15,8 +15,8 @@ from .health import ModelHealth
 from .hints import Hints
 from .needs import needs_of
 from .scoring import Scorer
-from .settings import CloudModelSettings, LocalModelSettings, Settings
-from .wire import ChatRequest
+from .settings import ADAPTER_MARK, AnyModelSettings, ClassifierSettings, LocalModelSettings, Settings
+from .wire import ChatFields, ChatRequest
 
 AUTO = "auto"
 
@@ -51,10 +51,18 @@ class Routing:
         settings: Models and policies.
         scorer: Gives P(success) per model.
         health: Knows which models are down.
+        specialists: By model: P(its answer is right) for requests that it was made for, None for all others.
     """
 
-    def __init__(self, settings: Settings, scorer: Scorer, health: ModelHealth) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        scorer: Scorer,
+        health: ModelHealth,
+        specialists: Mapping[str, Callable[[ChatFields], float | None]] | None = None,
+    ) -> None:
         self._settings = settings
+        self._specialists = dict(specialists or {})
         self._scorer = scorer
         self._health = health
         self._models = {model.name: model for model in settings.models}
@@ -93,14 +101,28 @@ class Routing:
         features = self._scorer.features(request)
         needs = needs_of(request, hints, input_tokens=features.input_tokens, pinned=target.pinned)
         score: Score | None = None
+        special: dict[str, float] = {}
         if target.pinned is None:
             score = self._scorer.score(features, self._abilities)
-        decided = decide(needs, score, target.policy, self._candidates())
+            special = self._special(request.fields)
+            if special:
+                success = {**score.success, **special}
+                score = replace(score, success=success, task="classification", known=True)
+        decided = decide(needs, score, target.policy, self._candidates(special, target.pinned))
         if isinstance(decided, Refusal):
             raise _refused(decided)
         return Plan(decided, features.input_tokens)
 
-    def _candidates(self) -> tuple[Candidate, ...]:
+    def _special(self, fields: ChatFields) -> dict[str, float]:
+        if fields.response_format is None:
+            return {}
+        found = {name: certainty(fields) for name, certainty in self._specialists.items()}
+        return {name: certain for name, certain in found.items() if certain is not None}
+
+    def _candidates(self, special: Mapping[str, float], pinned: str | None) -> tuple[Candidate, ...]:
+        """Return who could answer: specialists first, and only for what they were made for."""
+        models = [m for m in self._settings.models if m.name not in self._specialists or m.name == pinned]
+        specialists = [m for m in self._settings.models if m.name in special]
         return tuple(
             Candidate(
                 name=model.name,
@@ -109,7 +131,7 @@ class Routing:
                 capabilities=model.capabilities,
                 available=self._health.available(model.name),
             )
-            for model in self._settings.models
+            for model in (*specialists, *models)
         )
 
     def count_tokens(self, text: str) -> int:
@@ -124,6 +146,9 @@ class Routing:
         default = settings.policy_named(settings.policy)
         for model in settings.models:
             targets[model.name] = Target(default, model.name, _fingerprint(_identity(model)))
+            for adapter in model.adapters if isinstance(model, LocalModelSettings) else ():
+                name = f"{model.name}{ADAPTER_MARK}{adapter}"
+                targets[name] = Target(default, model.name, _fingerprint([*_identity(model), adapter]))
         return targets
 
     def _auto(self, policy: Policy) -> Target:
@@ -132,10 +157,14 @@ class Routing:
         return Target(policy, None, f"{AUTO}:{_fingerprint([rules, models, self._scorer.version])}")
 
 
-def _identity(model: LocalModelSettings | CloudModelSettings) -> list[object]:
+def _identity(model: AnyModelSettings) -> list[object]:
     """What makes a model answer as it does; no secrets."""
     if isinstance(model, LocalModelSettings):
-        return [model.name, model.kind, model.source, model.sha256, model.context_tokens]
+        adapters = {name: adapter.model_dump() for name, adapter in model.adapters.items()}
+        limits = [model.context_tokens, model.max_output_tokens, model.system_prompt]
+        return [model.name, model.kind, model.source, model.sha256, *limits, adapters]
+    if isinstance(model, ClassifierSettings):
+        return [model.name, model.kind, str(model.path), model.path.stat().st_mtime_ns]
     return [model.name, model.kind, model.base_url, model.model]
 
 

@@ -17,6 +17,8 @@ from smallfirst.policies.types import Capability, Tier
 
 DEFAULT_LOCAL_MODEL = "smollm2-135m"
 DEFAULT_CLOUD_MODEL = "gpt-4.1"
+# Between a local model's name and its adapter's, in a request's `model`.
+ADAPTER_MARK = "+"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 
 
@@ -99,6 +101,24 @@ class LocalModelSettings(_ModelSettings):
         return frozenset({"tools", "json_schema", "json_object", "logprobs"})
 
 
+class ClassifierSettings(_ModelSettings):
+    """A text classifier made by `smallfirst train classifier`: answers requests for one of its labels."""
+
+    kind: Literal["classifier"]
+    path: Path
+    context_tokens: int = Field(default=1_000_000, ge=128)
+
+    @property
+    def tier(self) -> Tier:
+        """Always local."""
+        return "local"
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """A label is a JSON schema's `enum`."""
+        return frozenset({"json_schema"})
+
+
 class Timeouts(_Section):
     """Seconds that a cloud call may take, by phase."""
 
@@ -142,7 +162,8 @@ class CloudModelSettings(_ModelSettings):
         return value.rstrip("/")
 
 
-ModelSettings = Annotated[LocalModelSettings | CloudModelSettings, Field(discriminator="kind")]
+AnyModelSettings = LocalModelSettings | CloudModelSettings | ClassifierSettings
+ModelSettings = Annotated[AnyModelSettings, Field(discriminator="kind")]
 
 
 class CacheSettings(_Section):
@@ -271,7 +292,7 @@ class Settings(_Section):
         return self.policies[name] if name in self.policies else load_preset(name)
 
     @property
-    def baseline_model(self) -> CloudModelSettings | LocalModelSettings | None:
+    def baseline_model(self) -> AnyModelSettings | None:
         """The model that savings are counted against; None where there is no cloud model."""
         if self.baseline is not None:
             return next(model for model in self.models if model.name == self.baseline)

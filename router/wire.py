@@ -206,7 +206,7 @@ class ChatRequest:
         try:
             fields = msgspec.convert(body, ChatFields)
         except msgspec.ValidationError as exc:
-            raise _invalid_field(str(exc)) from exc
+            raise invalid_field(str(exc)) from exc
         _check(fields)
         return cls(body, fields, tenant, headers or {})
 
@@ -270,8 +270,8 @@ class ChatRequest:
         return replace(self, tenant=tenant)
 
 
-def _invalid_field(problem: str) -> InvalidRequest:
-    """Turn msgspec's message into ours, naming the field by its path."""
+def invalid_field(problem: str) -> InvalidRequest:
+    """Turn the message of msgspec's `ValidationError` into ours, naming the field by its path."""
     match = _PATH.search(problem)
     path = match["path"] if match else ""
     what = problem[: match.start()] if match else problem

@@ -21,9 +21,9 @@ _COMMANDS = {
     "models": ("models:models", "List and fetch local models."),
     "config": ("config:config", "Check the settings file."),
     "report": ("report:report", "Report requests, tokens, cost and savings."),
-    "train": ("train:train", "Train the router's classifier."),
+    "train": ("train:train", "Train the router's classifier, or one of your own."),
     "eval": ("evaluate:evaluate", "Measure routing quality against cost."),
-    "bench": ("bench:bench", "Measure the gateway's own speed."),
+    "bench": ("bench:bench", "Measure the speed of the gateway and of its local models."),
 }
 
 

@@ -11,11 +11,15 @@ import click
 import msgspec
 
 from ..settings import Settings
+from .bench_local import local
 
 
 @click.group()
 def bench() -> None:
-    """Measure the gateway's own speed."""
+    """Measure the speed of the gateway and of its local models."""
+
+
+bench.add_command(local)
 
 
 @bench.command()

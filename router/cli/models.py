@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from ..errors import SettingsError
 from ..models.sources import local_path, resolve
-from ..settings import LocalModelSettings, Settings
+from ..settings import ClassifierSettings, LocalModelSettings, Settings
 
 
 @click.group()
@@ -29,6 +29,8 @@ def list_models(load: Callable[[], Settings]) -> None:
             path = local_path(model.source, settings.models_dir)
             where = f"{path} ({path.stat().st_size / 1e6:.0f} MB)" if path.is_file() else "not fetched yet"
             click.echo(f"{model.name}\tlocal\t{model.source}\t{where}")
+        elif isinstance(model, ClassifierSettings):
+            click.echo(f"{model.name}\tlocal\tclassifier\t{model.path}")
         else:
             click.echo(f"{model.name}\t{model.tier}\t{model.base_url}\t{model.model or model.name}")
 

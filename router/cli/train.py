@@ -8,9 +8,13 @@ from pathlib import Path
 
 import click
 
+from .train_classifier import classifier
 
-@click.command(
-    help="Train the router's classifier on the evaluation data and on our own outcomes. Takes minutes."
+
+@click.group(
+    invoke_without_command=True,
+    help="Train the router's classifier on the evaluation data and on our own outcomes (takes minutes), "
+    "or a text classifier on your own examples.",
 )
 @click.option(
     "--data",
@@ -28,8 +32,13 @@ import click
     help="Where to write the artefact (.npz, its card beside it). Default: into the package.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
-def train(data: Path | None, outcomes: Path | None, out: Path | None, as_json: bool) -> None:
+@click.pass_context
+def train(
+    ctx: click.Context, data: Path | None, outcomes: Path | None, out: Path | None, as_json: bool
+) -> None:
     """Train, write, and say how good it is."""
+    if ctx.invoked_subcommand is not None:
+        return
     from ..scoring.scorer import packaged_artefact
     from ..training.files import data_folder
     from ..training.train import train as train_classifier
@@ -52,3 +61,6 @@ def train(data: Path | None, outcomes: Path | None, out: Path | None, as_json: b
             f"{head:24} n {figures['n']:5}  right {figures['accuracy']:.3f}  AUC {figures['auc']:.3f}  "
             f"calibration error {figures['expected_calibration_error']:.3f}"
         )
+
+
+train.add_command(classifier)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 from ..wire import ChatRequest, Reply, ReplyStream
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Something that turns texts into vectors."""
+
+    async def embed(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+        """Return a vector of length 1 for each text, and how many tokens they have together."""
+        ...
 
 
 class Model(Protocol):

@@ -26,9 +26,9 @@ async def chat_completions(gateway: Gateway, incoming: Incoming) -> ASGIApp:
     """Answer a chat completion, streamed or not."""
     request = await incoming.chat_request()
     if request.fields.stream:
-        stream = await _unless_gone(incoming.receive, gateway.stream(request))
+        stream = await unless_gone(incoming.receive, gateway.stream(request))
         return EventStream(stream)
-    answer = await _unless_gone(incoming.receive, gateway.complete(request))
+    answer = await unless_gone(incoming.receive, gateway.complete(request))
     return json_response(answer.body, headers=header_safe(answer.receipt.headers()))
 
 
@@ -52,7 +52,7 @@ def decision_body(decision: Any) -> dict[str, Any]:
     }
 
 
-async def _unless_gone(receive: Receive, work: Awaitable[T]) -> T:
+async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
     """Await `work`, but cancel it when the client goes away.
 
     Raises:

@@ -47,13 +47,18 @@ class Incoming:
         Raises:
             RequestError: The body is too large, broken or wrong.
         """
-        raw = await self.body()
-        hints = {name: self.headers[name] for name in HINT_HEADERS if name in self.headers}
-        request = ChatRequest.parse(raw, headers=hints)
-        metadata = request.fields.metadata
-        # A key decides whose request it is; without keys the caller may say so.
-        tenant = self.tenant or (metadata.tenant if metadata else None)
-        return request.with_tenant(tenant[:200]) if tenant else request
+        request = ChatRequest.parse(await self.body(), headers=self.hints)
+        return request.with_tenant(self.tenant_of(request.body.get("metadata")))
+
+    @property
+    def hints(self) -> dict[str, str]:
+        """The headers that carry hints."""
+        return {name: self.headers[name] for name in HINT_HEADERS if name in self.headers}
+
+    def tenant_of(self, metadata: Mapping[str, Any] | None) -> str:
+        """Return whose request it is: a key decides; without keys the caller may say so."""
+        claimed = (metadata or {}).get("tenant")
+        return self.tenant or (claimed[:200] if isinstance(claimed, str) and claimed else "default")
 
     async def body(self) -> bytes:
         """Read the body.

@@ -14,16 +14,14 @@ import msgspec
 
 from ...confidence import Confidence
 from ...errors import ModelFileError, ModelUnavailable, RequestError
-from ...settings import LocalModelSettings
+from ...settings import ADAPTER_MARK, LocalModelSettings
 from ...wire import ChatRequest, Reply, ReplyStream, Usage
 from ..sources import resolve
 from .memory import MemoryBudget
 from .process import Channel, ModelProcess
 from .protocol import Delta, Done, Load, Operation
 
-# Between the model's name and an adapter's, in a request's `model`.
-ADAPTER_MARK = "+"
-# Fields of the body that mean nothing to the process, or too much: it must not take the adapter for a model.
+# Fields of the body that mean nothing to the process.
 _UNSENT = frozenset({"model", "metadata", "cache", "stream", "stream_options"})
 
 

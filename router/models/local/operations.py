@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+from ...classification.choice import LabelChoice, label_choice, ranked
 from ...errors import InvalidRequest, ModelError, RequestError
 from ...wire import ChatRequest
 from .constrain import constraint_of
 from .engine import End, Engine, Grammars, Job, LabelsJob, SamplingParams, Sequence, Sink, Token
 from .generation import Collected, Generation
-from .labels import BiasMemory, LabelChoice, described, label_choice, probabilities, without_content
+from .labels import BiasMemory, probabilities, without_content
 from .prompt import PromptRenderer
 from .protocol import Delta, Done, Failed, FromWorker, Load, Submit
 
@@ -21,6 +23,8 @@ Put = Callable[[FromWorker], None]
 
 # A prompt of more bytes than this a token is not even tokenised: no text is that dense.
 _MOST_BYTES_A_TOKEN = 128
+# With more labels than this, scoring each would take longer than writing the likeliest one.
+_MOST_LABELS = 512
 # What a label's lead in mean log-probability counts in logits; fitted on classification rows (see docs/local.md).
 _SHARPNESS = 1.0
 
@@ -70,7 +74,7 @@ class Operations:
             self._put(Done(submit.id, {"tokens": len(prompt)}))
             return
         choice = label_choice(request.fields)
-        if choice is not None:
+        if choice is not None and len(choice.labels) <= _MOST_LABELS:
             self._choose_label(submit, request, prompt, choice)
         else:
             self._generate(submit, request, prompt)
@@ -300,8 +304,8 @@ class _LabelScoring:
         if self.waits_for or self._ended or self._end is None:
             return
         shares = probabilities(self._end.scores, self.bias, self._lengths, sharpness=_SHARPNESS)
-        ranked = described(self._choice, shares)
-        label, best = next(iter(ranked.items()))
+        by_label = ranked(self._choice, shares)
+        label, best = next(iter(by_label.items()))
         second = sorted(shares)[-2]
         self._ended = True
         answer = self._choice.answer(label)
@@ -313,7 +317,7 @@ class _LabelScoring:
                 "cached_tokens": self._end.cached_tokens,
             },
             "confidence": _sureness(best, second),
-            "probabilities": ranked,
+            "probabilities": by_label,
         }
         if self.submit.stream:
             self._operations.say(Delta(self.submit.id, {"delta": {"content": answer}}, result["confidence"]))
@@ -337,8 +341,6 @@ class _LabelsSink:
 
 
 def _sureness(best: float, second: float) -> dict[str, Any]:
-    import math
-
     floor = 1e-9
     logprob = math.log(max(best, floor))
     margin = logprob - math.log(max(second, floor))

@@ -34,9 +34,9 @@ from .protocol import (
 log = logging.getLogger("smallfirst")
 
 _WORKER = "smallfirst.router.models.local.worker"
-# How llama.cpp's threads (GNU OpenMP's) wait for each other at the some 600 barriers of a step. By default they spin for
-# long: where another process wants the same cores, a reply of 7 tokens then took 32 s instead of 0.3 s. Without any
-# spinning a token of SmolLM2-135M takes 20 ms instead of 7. A short spin is as fast as a long one, and harmless.
+# How llama.cpp's threads (GNU OpenMP's) wait for each other at the hundreds of barriers of a step. By default they spin
+# for long: where another process wants the same cores, a reply of 7 tokens then took 32 s instead of 0.3 s. Without
+# any spinning a token of SmolLM2-135M takes 20 ms instead of 7. A short spin is as fast as a long one, and harmless.
 _THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 # Seconds that a process may take to end once its input is closed.
 _PATIENCE = 5.0

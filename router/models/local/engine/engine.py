@@ -107,6 +107,11 @@ class Engine:
         if not self._active:
             return
         self._adapter = self._next_adapter()
+        self._advance()
+        self._score_some_labels()
+
+    def _advance(self) -> None:
+        """Compute one batch, and go on with whose tokens are all computed."""
         fed = self._fill()
         if not fed:
             return
@@ -119,20 +124,16 @@ class Engine:
         for sequence, count in fed:
             sequence.computed += count
         ready = [sequence for sequence, _ in fed if not sequence.pending]
-        if not ready:
-            return
-        rows = list(zip(ready, self.model.logits(len(ready)), strict=True))
-        # Scoring labels computes batches of its own, which overwrite the logits: copied, and after all others.
-        labels = [(s, row.copy()) for s, row in rows if isinstance(s.job, LabelsJob)]
-        for sequence, row in [(s, row) for s, row in rows if isinstance(s.job, Job)] + labels:
-            self._guarded(sequence, row)
+        if ready:
+            for sequence, row in zip(ready, self.model.logits(len(ready)), strict=True):
+                self._guarded(sequence, row)
 
     def _guarded(self, sequence: Sequence, logits: FloatArray) -> None:
         """Go on with a sequence; its failure is its alone."""
         try:
             self._keep_prompt(sequence)
             if isinstance(sequence.job, LabelsJob):
-                self._score_labels(sequence, sequence.job, logits)
+                self._begin_labels(sequence, sequence.job, logits)
             else:
                 self._generate(sequence, sequence.job, logits)
         except Exception as exc:
@@ -251,7 +252,7 @@ class Engine:
     def _fill(self) -> list[tuple[Sequence, int]]:
         """Fill the batch; returns who is in it with how many tokens. Who generates comes first."""
         self._room_for_step(self._wanted())
-        turn = [s for s in self._active if s.job.adapter == self._adapter]
+        turn = [s for s in self._active if s.pending and s.job.adapter == self._adapter]
         generating = [s for s in turn if not s.prefilling]
         prefilling = [s for s in turn if s.prefilling]
         batch = self.model.batch
@@ -326,20 +327,30 @@ class Engine:
 
     # --- labels -----------------------------------------------------------------------------------------------
 
-    def _score_labels(self, sequence: Sequence, job: LabelsJob, logits: FloatArray) -> None:
-        """Score all labels over the prompt in memory, some in a batch."""
+    def _begin_labels(self, sequence: Sequence, job: LabelsJob, logits: FloatArray) -> None:
+        """Score the labels' first tokens, which the prompt's end predicts."""
         first = _log_softmax(logits)
-        scores = [[float(first[label[0]])] for label in job.labels]
-        for batch in _batches(job.labels):
-            if sequence.cancelled.is_set():
-                return
-            self._score_batch(sequence, job, batch, scores)
-        means = tuple(math.fsum(parts) / len(parts) for parts in scores)
-        self._finish(sequence, "stop", means)
+        sequence.scores = [[float(first[label[0]])] for label in job.labels]
+        sequence.labels_left = list(_batches(job.labels))
+        if not sequence.labels_left:
+            self._finish_labels(sequence)
 
-    def _score_batch(
-        self, sequence: Sequence, job: LabelsJob, which: list[int], scores: list[list[float]]
-    ) -> None:
+    def _score_some_labels(self) -> None:
+        """Score one batch of someone's labels: in between, others go on."""
+        turn = (s for s in self._active if s.labels_left and s.job.adapter == self._adapter)
+        sequence = next(turn, None)
+        if sequence is None or not isinstance(sequence.job, LabelsJob):
+            return
+        try:
+            self._score_batch(sequence, sequence.job, sequence.labels_left.pop(0))
+        except Exception as exc:
+            self._leave(sequence)
+            sequence.sink.failed(_as_model_error(exc))
+            return
+        if not sequence.labels_left:
+            self._finish_labels(sequence)
+
+    def _score_batch(self, sequence: Sequence, job: LabelsJob, which: list[int]) -> None:
         """Compute some labels, each in a sequence of its own that shares the prompt."""
         model, begin = self.model, len(job.prompt)
         self._make_room(sum(len(job.labels[at]) - 1 for at in which))
@@ -353,12 +364,15 @@ class Engine:
                 wanted.append((at, label[offset + 1]))
         try:
             model.decode(job.adapter)
-            rows = model.logits(len(wanted))
-            for row, (at, following) in zip(rows, wanted, strict=True):
-                scores[at].append(float(_log_softmax(row)[following]))
+            for row, (at, following) in zip(model.logits(len(wanted)), wanted, strict=True):
+                sequence.scores[at].append(float(_log_softmax(row)[following]))
         finally:
             for own in self._label_ids:
                 model.remove(own)
+
+    def _finish_labels(self, sequence: Sequence) -> None:
+        means = tuple(math.fsum(parts) / len(parts) for parts in sequence.scores)
+        self._finish(sequence, "stop", means)
 
 
 def _batches(labels: tuple[tuple[int, ...], ...]) -> Iterator[list[int]]:

@@ -83,6 +83,9 @@ class Sequence:
         computed: How many of them are in the model's memory.
         made: How many were generated.
         id: Its sequence id while it is active; -1 while it waits.
+        cached: Prompt tokens that were in memory already.
+        hold: What it has of the prefixes that are kept; `kept` says that its own prompt is among them.
+        scores: Of a `LabelsJob`, the log-probabilities by label; `labels_left` are still to be computed, by batch.
     """
 
     job: Job | LabelsJob
@@ -95,7 +98,8 @@ class Sequence:
     cached: int = 0
     hold: Hold = field(default_factory=lambda: Hold(None))
     kept: bool = False
-    scores: list[float] = field(default_factory=list)
+    scores: list[list[float]] = field(default_factory=list)
+    labels_left: list[list[int]] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     @property

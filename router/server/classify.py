@@ -1,0 +1,28 @@
+"""`/v1/classify`: text and labels in, probabilities out."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.types import ASGIApp
+
+from ..classification.request import parse
+from ..gateway import Gateway
+from .chat import unless_gone
+from .http import Incoming, header_safe, json_response
+
+
+async def classify(gateway: Gateway, incoming: Incoming) -> ASGIApp:
+    """Label one text, or several: then the results are in `results`."""
+    fields = parse(await incoming.body())
+    tenant = incoming.tenant_of(fields.metadata)
+    work = gateway.classify(
+        tenant=tenant,
+        headers=incoming.hints,
+        **{key: value for key, value in msgspec.structs.asdict(fields).items() if value is not None},
+    )
+    found = await unless_gone(incoming.receive, work)
+    results = [result for result, _ in found]
+    headers = header_safe(found[0][1].headers())
+    if isinstance(fields.text, str):
+        return json_response({"object": "classification", **results[0]}, headers=headers)
+    return json_response({"object": "list", "results": results}, headers=headers)
