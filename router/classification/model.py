@@ -77,7 +77,7 @@ class ClassifierModel:
         base = self._base("chat.completion.chunk")
         message = reply.body["choices"][0]["message"]
         for delta, finish in ((message, None), ({}, "stop")):
-            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+            choice: dict[str, Any] = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
             yield msgspec.json.encode(base | {"choices": [choice]})
         yield msgspec.json.encode(base | {"choices": [], "usage": reply.body["usage"]})
 

@@ -28,19 +28,27 @@ _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator":
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
+# Any text that does not begin as a call does, in whichever form.
+_NO_CALL = "start: WORDS\n" rf"WORDS: /(?s:.+)/ & ~/\s*({CALL_OPEN}|```|\{{|\[)(?s:.*)/"
+
+
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What the answer must look like.
+    """What the answer must look like. All matchers are at their grammar's beginning; None is free text.
 
     Attributes:
-        matcher: At the grammar's beginning; None for free text.
-        calls: Whether the answer may be tool calls, written as `<tool_call>{…}</tool_call>`.
+        calls: For tool calls, written as `<tool_call>{…}</tool_call>`; None where there may be none.
+        must_call: Whether the answer must be calls; else it may be words, too.
+        words: For an answer that is no call: the wanted JSON, or anything.
+        no_call: For words of a model that would rather have called: not what calls begin with.
         check: Schemas that the grammar does not hold wholly, by function (`""`: the whole answer): to be checked
             when the answer is there.
     """
 
-    matcher: Matcher | None = None
-    calls: bool = False
+    calls: Matcher | None = None
+    must_call: bool = False
+    words: Matcher | None = None
+    no_call: Matcher | None = None
     check: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -50,31 +58,26 @@ def constraint_of(fields: ChatFields, grammars: Grammars) -> Constraint:
     Raises:
         InvalidRequest: A schema is none; names the field.
     """
-    text, answer_check = _answer(fields, grammars)
+    answer, check = _answer(fields, grammars)
+    words = None if answer is None else _compile(grammars, answer)
     functions = _callable(fields)
     if not functions:
-        return Constraint(
-            None if text is None else _compile(grammars, f"start: text\n{text}"), False, answer_check
-        )
-    rules, check = _calls(fields, functions, grammars)
-    if not _must_call(fields):
-        # Words (or the wanted JSON) are the other choice; which one is the model's first token.
-        rules = f"start: calls | text\n{text or _words()}\n{rules}"
-        check |= answer_check
-    else:
-        rules = f"start: calls\n{rules}"
-    return Constraint(_compile(grammars, rules), True, check)
+        return Constraint(words=words, check=check)
+    rules, check_calls = _calls(fields, functions, grammars)
+    calls = _compile(grammars, f"start: calls\n{rules}")
+    no_call = _compile(grammars, answer or _NO_CALL)
+    return Constraint(calls, _must_call(fields), words, no_call, check | check_calls)
 
 
 def _answer(fields: ChatFields, grammars: Grammars) -> tuple[str | None, dict[str, dict[str, Any]]]:
-    """Return the rules for `text` that `response_format` makes, and what is left to check."""
+    """Return the grammar that `response_format` makes, and what is left to check."""
     form = fields.response_format
     if form is None or form.type == "text":
         return None, {}
     schema = form.json_schema.definition if form.type == "json_schema" and form.json_schema else None
     if schema is None:
-        return _json_rule("text", _ANY_OBJECT), {}
-    rule, whole = _schema_rule("text", schema, grammars, "response_format.json_schema.schema")
+        return _json_rule("start", _ANY_OBJECT), {}
+    rule, whole = _schema_rule("start", schema, grammars, "response_format.json_schema.schema")
     return rule, {} if whole else {"": schema}
 
 
@@ -123,11 +126,6 @@ def _calls(
 def _mark(grammars: Grammars, mark: str) -> str:
     """Return how a grammar names a mark: as the token that some models have for it, or as text."""
     return mark if grammars.has_special(mark) else _json(mark)
-
-
-def _words() -> str:
-    """Any text that does not begin as a call does."""
-    return r"text: WORDS" + "\n" + rf"WORDS: /(?s:.+)/ & ~/{CALL_OPEN}(?s:.*)/"
 
 
 def _schema_rule(name: str, schema: dict[str, Any], grammars: Grammars, where: str) -> tuple[str, bool]:

@@ -10,14 +10,14 @@ from functools import partial
 from typing import Any
 
 from ...classification.choice import LabelChoice, label_choice, ranked
-from ...errors import InvalidRequest, ModelError, RequestError
+from ...errors import InvalidRequest
 from ...wire import ChatRequest
-from .constrain import constraint_of
+from .chat import ChatSink, failure
+from .constrain import Constraint, constraint_of
 from .engine import End, Engine, Grammars, Job, LabelsJob, SamplingParams, Sequence, Sink, Token
-from .generation import Collected, Generation
 from .labels import BiasMemory, probabilities, without_content
 from .prompt import PromptRenderer
-from .protocol import Delta, Done, Failed, FromWorker, Load, Submit
+from .protocol import Delta, Done, FromWorker, Load, Submit
 
 Put = Callable[[FromWorker], None]
 
@@ -106,7 +106,7 @@ class Operations:
     def _generate(self, submit: Submit, request: ChatRequest, prompt: tuple[int, ...]) -> None:
         fields = request.fields
         constrained = bool(fields.tools) or fields.response_format is not None
-        constraint = constraint_of(fields, self._grammars.result()) if constrained else None
+        constraint = constraint_of(fields, self._grammars.result()) if constrained else Constraint()
         room = self._load.context_tokens - len(prompt)
         job = Job(
             prompt=prompt,
@@ -117,22 +117,21 @@ class Operations:
                 seed=fields.seed,
                 frequency_penalty=fields.frequency_penalty or 0.0,
                 presence_penalty=fields.presence_penalty or 0.0,
-                top_logprobs=fields.top_logprobs or 0,
             ),
-            matcher=constraint.matcher if constraint else None,
+            matcher=constraint.calls if constraint.must_call else constraint.words,
             adapter=submit.adapter,
             group=submit.group,
         )
-        stops = [fields.stop] if isinstance(fields.stop, str) else fields.stop or []
-        generation = Generation(
+        sink = ChatSink(
             self._model,
-            stops=stops,
-            calls=bool(constraint and constraint.calls),
-            constrained=job.matcher is not None,
-            check=constraint.check if constraint else {},
-            logprobs=bool(fields.logprobs),
+            submit,
+            fields,
+            constraint,
+            prompt_tokens=len(prompt),
+            say=self.say,
+            finished=partial(self.finished, submit),
         )
-        self._submit(submit, job, _ChatSink(self, submit, generation, len(prompt), bool(fields.logprobs)))
+        self._submit(submit, job, sink)
 
     def _submit(self, submit: Submit, job: Job | LabelsJob, sink: Sink) -> None:
         sequences = self._running.setdefault(submit.id, [])
@@ -203,7 +202,7 @@ class Operations:
             try:
                 vectors.append(self._model.embed([texts[len(vectors)]])[0].tolist())
             except Exception as exc:
-                self.finished(submit, _failed(submit, exc))
+                self.finished(submit, failure(submit, exc))
                 return
             if len(vectors) < len(texts):
                 self._engine.call(one_more)
@@ -212,53 +211,6 @@ class Operations:
 
         self._running[submit.id] = []
         self._engine.call(one_more)
-
-
-class _ChatSink:
-    """Turns a generation's tokens into messages."""
-
-    def __init__(
-        self, operations: Operations, submit: Submit, generation: Generation, prompt: int, logprobs: bool
-    ) -> None:
-        self._operations = operations
-        self._submit = submit
-        self._generation = generation
-        self._prompt_tokens = prompt
-        self._logprobs = logprobs
-        self._collected = Collected()
-
-    def token(self, token: Token) -> bool:
-        self._pass_on(self._generation.feed(token))
-        return not self._generation.done
-
-    def end(self, end: End) -> None:
-        try:
-            self._pass_on(self._generation.finish(end))
-        except ModelError as exc:
-            self.failed(exc)
-            return
-        result: dict[str, Any] = {
-            "finish_reason": self._generation.finish_reason,
-            "usage": {
-                "input_tokens": self._prompt_tokens,
-                "output_tokens": self._generation.tokens,
-                "cached_tokens": end.cached_tokens,
-            },
-            "confidence": self._generation.confidence,
-        }
-        if not self._submit.stream:
-            result |= self._collected.choice(logprobs=self._logprobs)
-        self._operations.finished(self._submit, Done(self._submit.id, result))
-
-    def failed(self, error: Exception) -> None:
-        self._operations.finished(self._submit, _failed(self._submit, error))
-
-    def _pass_on(self, choices: list[dict[str, Any]]) -> None:
-        if not self._submit.stream:
-            self._collected.add(choices)
-            return
-        for choice in choices:
-            self._operations.say(Delta(self._submit.id, choice, self._generation.confidence))
 
 
 class _LabelScoring:
@@ -297,7 +249,7 @@ class _LabelScoring:
         """Take note that a part failed."""
         if not self._ended:
             self._ended = True
-            self._operations.finished(self.submit, _failed(self.submit, error))
+            self._operations.finished(self.submit, failure(self.submit, error))
 
     def _arrived(self) -> None:
         self.waits_for -= 1
@@ -332,6 +284,8 @@ class _LabelsSink:
     def __init__(self, scoring: _LabelScoring, end: Callable[[End], None]) -> None:
         self._scoring = scoring
         self.end = end
+        self.alternatives = 0
+        self.forcing = False
 
     def token(self, token: Token) -> bool:
         raise AssertionError("scoring makes no tokens")
@@ -345,11 +299,3 @@ def _sureness(best: float, second: float) -> dict[str, Any]:
     logprob = math.log(max(best, floor))
     margin = logprob - math.log(max(second, floor))
     return {"mean_logprob": logprob, "min_logprob": logprob, "min_margin": margin, "tokens": 1}
-
-
-def _failed(submit: Submit, error: Exception) -> Failed:
-    if isinstance(error, RequestError):
-        return Failed(submit.id, error.status, error.message, error.param, error.code)
-    return Failed(
-        submit.id, 502, f"The local model failed ({type(error).__name__}).", code="local_model_failed"
-    )

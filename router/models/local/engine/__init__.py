@@ -4,7 +4,7 @@ from .engine import Engine
 from .grammar import GrammarError, Grammars, Matcher
 from .native import ContextOptions, NativeModel
 from .sampling import SamplingParams, Token
-from .sequence import End, Job, LabelsJob, Sequence, Sink
+from .sequence import End, Job, LabelsJob, Sequence, Sink, Turn
 
 __all__ = [
     "ContextOptions",
@@ -20,4 +20,5 @@ __all__ = [
     "Sequence",
     "Sink",
     "Token",
+    "Turn",
 ]

@@ -12,10 +12,11 @@ from typing import Literal
 import numpy as np
 
 from ....errors import ModelError, ModelUnavailable
+from .grammar import Matcher
 from .native import BATCH, SEQUENCES, DecodeFailed, NativeModel
 from .prefix import Hold, PrefixTree
 from .sampling import FloatArray, Sampler, SamplingParams, Token
-from .sequence import End, Job, LabelsJob, Sequence, Sink
+from .sequence import End, Job, LabelsJob, Sequence, Sink, Turn
 from .waiting import WaitingRoom
 
 # Prompt tokens that ride on a step in which others generate: more would make these wait longer for their next token.
@@ -59,6 +60,7 @@ class Engine:
         """Hand a job in; set `cancelled` of what is returned to give it up. Safe from any thread."""
         params = job.params if isinstance(job, Job) else SamplingParams()
         sequence = Sequence(job, sink, Sampler(params, self.model.n_vocab), list(job.prompt))
+        sequence.matcher = job.matcher if isinstance(job, Job) else None
         self._inbox.put(sequence)
         return sequence
 
@@ -287,20 +289,20 @@ class Engine:
 
     def _generate(self, sequence: Sequence, job: Job, logits: FloatArray) -> None:
         chosen = sequence.sampler.choose(logits)
-        if job.matcher is not None and not job.matcher.allows(chosen):
-            chosen = sequence.sampler.choose(_masked(logits, job))
-        token = sequence.sampler.describe(logits, chosen)
+        if sequence.matcher is not None and not sequence.matcher.allows(chosen):
+            chosen = sequence.sampler.choose(_masked(logits, sequence.matcher))
         if chosen in self.model.end_tokens:
             self._finish(sequence, "stop")
             return
+        token = sequence.sampler.describe(logits, chosen, alternatives=sequence.sink.alternatives)
         if self._append(sequence, job, token):
             self._go_forced(sequence, job)
 
     def _go_forced(self, sequence: Sequence, job: Job) -> None:
         """Append what the constraint allows alone: these tokens cost no step of their own."""
-        if job.matcher is None:
+        if sequence.matcher is None or not sequence.sink.forcing:
             return
-        for token in job.matcher.forced():
+        for token in sequence.matcher.forced():
             if not self._append(sequence, job, Token(token, forced=True)):
                 return
 
@@ -309,15 +311,32 @@ class Engine:
         sequence.tokens.append(token.id)
         sequence.made += 1
         sequence.sampler.accept(token.id)
-        if job.matcher is not None:
-            job.matcher.accept(token.id)
-        if not sequence.sink.token(token) or (job.matcher is not None and job.matcher.complete):
+        matcher = sequence.matcher
+        if matcher is not None:
+            matcher.accept(token.id)
+        wanted = sequence.sink.token(token)
+        if isinstance(wanted, Turn):
+            self._turn(sequence, wanted)
+            return True
+        if not wanted or (matcher is not None and matcher.complete):
             self._finish(sequence, "stop")
             return False
         if sequence.made >= job.max_tokens:
             self._finish(sequence, "length")
             return False
         return True
+
+    def _turn(self, sequence: Sequence, turn: Turn) -> None:
+        """Go back to the end of the prompt; its last token is computed again for what it predicts."""
+        end = len(sequence.job.prompt)
+        del sequence.tokens[end:]
+        if sequence.computed >= end:
+            # A recurrent state cannot be cut.
+            sequence.computed = end - 1 if self.model.reuses_prefixes else 0
+            sequence.hold.shared = min(sequence.hold.shared, sequence.computed)
+            self.model.remove(sequence.id, sequence.computed)
+        sequence.made = 0
+        sequence.matcher = turn.matcher
 
     def _finish(
         self, sequence: Sequence, reason: Literal["stop", "length"], scores: tuple[float, ...] = ()
@@ -391,9 +410,8 @@ def _batches(labels: tuple[tuple[int, ...], ...]) -> Iterator[list[int]]:
         yield batch
 
 
-def _masked(logits: FloatArray, job: Job) -> FloatArray:
-    assert job.matcher is not None
-    allowed = job.matcher.mask()
+def _masked(logits: FloatArray, matcher: Matcher) -> FloatArray:
+    allowed = matcher.mask()
     if not allowed.any():
         raise ModelError("The local model's constraint allows nothing more.", code="local_model_failed")
     return np.where(allowed, logits, np.float32(-np.inf))

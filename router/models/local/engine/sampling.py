@@ -24,7 +24,6 @@ class SamplingParams:
     Attributes:
         temperature: 0 takes the likeliest token each time.
         seed: Of the draws; None draws anew each time.
-        top_logprobs: How many likely alternatives are reported with each token.
     """
 
     temperature: float = 0.0
@@ -32,7 +31,6 @@ class SamplingParams:
     seed: int | None = None
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
-    top_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ class Sampler:
         """Take note of a token that was chosen."""
         self._seen[token] += 1
 
-    def describe(self, logits: FloatArray, token: int) -> Token:
+    def describe(self, logits: FloatArray, token: int, *, alternatives: int = 0) -> Token:
         """Return a chosen token with how sure the model was, of logits before the constraint."""
         top_at = int(logits.argmax())
         best = float(logits[top_at])
@@ -92,15 +90,7 @@ class Sampler:
             logits[token] = -np.inf
             other = float(logits.max())
             logits[token] = own
-        return Token(token, own - log_total, own - other, self._top(logits, log_total))
-
-    def _top(self, logits: FloatArray, log_total: float) -> tuple[tuple[int, float], ...]:
-        count = min(self._params.top_logprobs, logits.size)
-        if not count:
-            return ()
-        likely = np.argpartition(logits, -count)[-count:]
-        likely = likely[np.argsort(logits[likely])[::-1]]
-        return tuple((int(token), float(logits[token]) - log_total) for token in likely)
+        return Token(token, own - log_total, own - other, _top(logits, log_total, alternatives))
 
     def _penalised(self, logits: FloatArray) -> FloatArray:
         logits = logits.copy()
@@ -118,3 +108,12 @@ class Sampler:
         nucleus = int(np.searchsorted(np.cumsum(weights), self._params.top_p)) + 1
         weights = weights[:nucleus]
         return int(self._random.choice(likely[:nucleus], p=weights / weights.sum()))
+
+
+def _top(logits: FloatArray, log_total: float, count: int) -> tuple[tuple[int, float], ...]:
+    if not count:
+        return ()
+    count = min(count, logits.size)
+    likely = np.argpartition(logits, -count)[-count:]
+    likely = likely[np.argsort(logits[likely])[::-1]]
+    return tuple((int(token), float(logits[token]) - log_total) for token in likely)

@@ -58,11 +58,28 @@ class End:
     scores: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Asks the engine to go back to the end of the prompt, and on from there under another constraint."""
+
+    matcher: Matcher | None
+
+
 class Sink(Protocol):
     """Who a job is done for; called in the engine's thread, so it must be quick."""
 
-    def token(self, token: Token) -> bool:
-        """Take a token; returns whether more are wanted."""
+    @property
+    def alternatives(self) -> int:
+        """How many likely alternatives are wanted with each token."""
+        ...
+
+    @property
+    def forcing(self) -> bool:
+        """Whether tokens that a constraint leaves no choice about are taken without asking the model."""
+        ...
+
+    def token(self, token: Token) -> bool | Turn:
+        """Take a token; returns whether more are wanted, or that it shall be another reply."""
         ...
 
     def end(self, end: End) -> None:
@@ -84,6 +101,7 @@ class Sequence:
         made: How many were generated.
         id: Its sequence id while it is active; -1 while it waits.
         cached: Prompt tokens that were in memory already.
+        matcher: What the rest of the reply must look like.
         hold: What it has of the prefixes that are kept; `kept` says that its own prompt is among them.
         scores: Of a `LabelsJob`, the log-probabilities by label; `labels_left` are still to be computed, by batch.
     """
@@ -96,6 +114,7 @@ class Sequence:
     made: int = 0
     id: int = -1
     cached: int = 0
+    matcher: Matcher | None = None
     hold: Hold = field(default_factory=lambda: Hold(None))
     kept: bool = False
     scores: list[list[float]] = field(default_factory=list)

@@ -1,0 +1,154 @@
+"""One chat answer in the process: from the engine's tokens to messages for the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...errors import ModelError, RequestError
+from ...wire import ChatFields
+from .constrain import Constraint
+from .deciding import LOOKED_AT, CallDecision
+from .engine import End, NativeModel, Token, Turn
+from .generation import Collected, Generation
+from .protocol import Delta, Done, Failed, FromWorker, Submit
+
+
+class ChatSink:
+    """Turns a generation's tokens into messages.
+
+    Where the answer may be words or calls, it first finds out which (`CallDecision`), and has the engine turn back to
+    the prompt's end for the form that was decided on.
+
+    Args:
+        model: For the tokens' text.
+        submit: The job.
+        fields: Of its request.
+        constraint: What the answer must look like.
+        prompt_tokens: The prompt's length.
+        say: Takes messages while the job goes on.
+        finished: Takes the last one.
+    """
+
+    def __init__(
+        self,
+        model: NativeModel,
+        submit: Submit,
+        fields: ChatFields,
+        constraint: Constraint,
+        *,
+        prompt_tokens: int,
+        say: Callable[[FromWorker], None],
+        finished: Callable[[FromWorker], None],
+    ) -> None:
+        self._model = model
+        self._submit = submit
+        self._fields = fields
+        self._constraint = constraint
+        self._prompt_tokens = prompt_tokens
+        self._say = say
+        self._finished = finished
+        self._collected = Collected()
+        may_choose = constraint.calls is not None and not constraint.must_call
+        self._decision = CallDecision(model) if may_choose else None
+        self._looking = may_choose
+        self._generation = self._start(calls=constraint.must_call, constrained=constraint.words is not None)
+
+    @property
+    def alternatives(self) -> int:
+        """How many likely alternatives the engine shall report with a token."""
+        if self._looking:
+            return LOOKED_AT
+        return self._fields.top_logprobs or 0
+
+    @property
+    def forcing(self) -> bool:
+        """Whether forced tokens are taken unseen: not while their probability is evidence."""
+        return self._decision is None
+
+    def token(self, token: Token) -> bool | Turn:
+        """Take a token."""
+        if self._looking:
+            return self._look(token)
+        self._pass_on(self._generation.feed(token))
+        if self._decision is not None:
+            verdict = self._decision.feed(token)
+            if verdict == "words":
+                return self._turn(calls=False)
+            if verdict == "call":
+                self._decision = None
+        return not self._generation.done
+
+    def end(self, end: End) -> None:
+        """Take the end."""
+        try:
+            self._pass_on(self._generation.finish(end))
+        except ModelError as exc:
+            self.failed(exc)
+            return
+        result: dict[str, Any] = {
+            "finish_reason": self._generation.finish_reason,
+            "usage": {
+                "input_tokens": self._prompt_tokens,
+                "output_tokens": self._generation.tokens,
+                "cached_tokens": end.cached_tokens,
+            },
+            "confidence": self._generation.confidence,
+        }
+        if not self._submit.stream:
+            result |= self._collected.choice(logprobs=bool(self._fields.logprobs))
+        self._finished(Done(self._submit.id, result))
+
+    def failed(self, error: Exception) -> None:
+        """Take note that the job failed."""
+        self._finished(failure(self._submit, error))
+
+    # --- words or a call --------------------------------------------------------------------------------------
+
+    def _look(self, token: Token) -> bool | Turn:
+        assert self._decision is not None
+        self._looking = False
+        if self._decision.first(token) == "undecided":
+            return self._turn(calls=True)
+        self._decision = None
+        self._pass_on(self._generation.feed(_without_alternatives(token, self._fields.top_logprobs or 0)))
+        return not self._generation.done
+
+    def _turn(self, *, calls: bool) -> Turn:
+        if not calls:
+            self._decision = None
+        matcher = self._constraint.calls if calls else self._constraint.no_call
+        self._generation = self._start(calls=calls, constrained=calls or self._constraint.words is not None)
+        self._collected = Collected()
+        return Turn(matcher)
+
+    def _start(self, *, calls: bool, constrained: bool) -> Generation:
+        stop = self._fields.stop
+        return Generation(
+            self._model,
+            stops=[stop] if isinstance(stop, str) else stop or [],
+            calls=calls,
+            constrained=calls or constrained,
+            check=self._constraint.check,
+            logprobs=bool(self._fields.logprobs),
+        )
+
+    def _pass_on(self, choices: list[dict[str, Any]]) -> None:
+        if not self._submit.stream:
+            self._collected.add(choices)
+            return
+        for choice in choices:
+            self._say(Delta(self._submit.id, choice, self._generation.confidence))
+
+
+def failure(submit: Submit, error: Exception) -> Failed:
+    """Return what is said of a job that failed; nothing of its text is in it."""
+    if isinstance(error, RequestError):
+        return Failed(submit.id, error.status, error.message, error.param, error.code)
+    return Failed(
+        submit.id, 502, f"The local model failed ({type(error).__name__}).", code="local_model_failed"
+    )
+
+
+def _without_alternatives(token: Token, count: int) -> Token:
+    return Token(token.id, token.logprob, token.margin, token.top[:count], token.forced)
