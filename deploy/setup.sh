@@ -41,7 +41,7 @@ if ! "$venv/bin/python" -c 'import importlib.metadata as m; m.version("llama-cpp
   command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null ||
     die "llama.cpp needs a C++ compiler (on Debian: apt-get install g++; on macOS: xcode-select --install)"
   say "llama.cpp: compiled for this machine the first time (5 to 10 minutes on two cores)"
-  install --verbose "$(sed -n 's/^local = \["\(llama-cpp-python[^"]*\)".*/\1/p' pyproject.toml)"
+  install --verbose "$(sed -n 's/^ *"\(llama-cpp-python[^"]*\)".*/\1/p' pyproject.toml)"
 fi
 say "smallfirst and its packages ($extras)"
 install --editable ".[$extras]"

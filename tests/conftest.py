@@ -4,5 +4,6 @@ pytest_plugins = [
     "fixtures.loopback_cloud",
     "fixtures.redis_server",
     "fixtures.local_model",
+    "fixtures.native_model",
     "fixtures.serving",
 ]

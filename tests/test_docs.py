@@ -12,6 +12,8 @@ ROOT = Path(__file__).parent.parent
 SECTIONS = (
     settings.Settings,
     settings.LocalModelSettings,
+    settings.ClassifierSettings,
+    settings.Adapter,
     settings.CloudModelSettings,
     settings.Timeouts,
     settings.Retries,

@@ -1,5 +1,6 @@
 """The README's commands and programs, run as they stand there (but for the port, which may be taken)."""
 
+import json
 import os
 import re
 import socket
@@ -31,7 +32,14 @@ def block(language: str, word: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("readme")
+    folder = tmp_path_factory.mktemp("readme")
+    rows = [
+        f"{text} {n},{label}"
+        for n in range(3)
+        for text, label in (("my parcel", "order"), ("my money", "refund"))
+    ]
+    (folder / "examples.csv").write_text("\n".join(["text,label", *rows]))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +83,16 @@ def run(command: list[str], folder: Path, environ: dict[str, str]) -> str:
 
 
 def test_the_curl_command_gets_an_answer(port: int, folder: Path, environ: dict[str, str]) -> None:
-    command = block("sh", "curl").replace("4100", str(port))
+    command = block("sh", "/v1/chat/completions").replace("4100", str(port))
     assert "Paris" in run(["bash", "-c", command], folder, environ)
+
+
+def test_the_command_that_classifies_gets_probabilities(
+    port: int, folder: Path, environ: dict[str, str]
+) -> None:
+    command = block("sh", "/v1/classify").replace("4100", str(port))
+    probabilities = json.loads(run(["bash", "-c", command], folder, environ))["probabilities"]
+    assert sorted(probabilities) == ["order", "other", "refund"]
 
 
 def test_the_openai_program_gets_an_answer(port: int, folder: Path, environ: dict[str, str]) -> None:

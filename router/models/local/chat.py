@@ -8,8 +8,9 @@ from typing import Any
 from ...errors import ModelError, RequestError
 from ...wire import ChatFields
 from .constrain import Constraint
-from .deciding import LOOKED_AT, CallDecision
+from .deciding import CallDecision, Openings
 from .engine import End, NativeModel, Token, Turn
+from .engine.sampling import IdArray
 from .generation import Collected, Generation
 from .protocol import Delta, Done, Failed, FromWorker, Submit
 
@@ -22,6 +23,7 @@ class ChatSink:
 
     Args:
         model: For the tokens' text.
+        openings: By what the model shows that it means to call.
         submit: The job.
         fields: Of its request.
         constraint: What the answer must look like.
@@ -33,6 +35,7 @@ class ChatSink:
     def __init__(
         self,
         model: NativeModel,
+        openings: Openings,
         submit: Submit,
         fields: ChatFields,
         constraint: Constraint,
@@ -42,6 +45,7 @@ class ChatSink:
         finished: Callable[[FromWorker], None],
     ) -> None:
         self._model = model
+        self._openings = openings
         self._submit = submit
         self._fields = fields
         self._constraint = constraint
@@ -50,16 +54,21 @@ class ChatSink:
         self._finished = finished
         self._collected = Collected()
         may_choose = constraint.calls is not None and not constraint.must_call
-        self._decision = CallDecision(model) if may_choose else None
+        self._decision = CallDecision(model, openings.calling) if may_choose else None
         self._looking = may_choose
         self._generation = self._start(calls=constraint.must_call, constrained=constraint.words is not None)
 
     @property
     def alternatives(self) -> int:
         """How many likely alternatives the engine shall report with a token."""
-        if self._looking:
-            return LOOKED_AT
         return self._fields.top_logprobs or 0
+
+    @property
+    def watched(self) -> IdArray | None:
+        """The tokens whose share tells whether a call, or another one, is meant."""
+        if self._looking:
+            return self._openings.first
+        return self._openings.further if self._generation.between_calls else None
 
     @property
     def forcing(self) -> bool:
@@ -78,6 +87,13 @@ class ChatSink:
             if verdict == "call":
                 self._decision = None
         return not self._generation.done
+
+    def may_end(self, token: Token) -> bool:
+        """Whether the answer may end: not where another call is meant."""
+        if not self._generation.between_calls or token.watched is None:
+            return True
+        after_first, later = self._openings.calling.another
+        return token.watched < (after_first if self._generation.calls == 1 else later)
 
     def end(self, end: End) -> None:
         """Take the end."""
@@ -111,7 +127,7 @@ class ChatSink:
         if self._decision.first(token) == "undecided":
             return self._turn(calls=True)
         self._decision = None
-        self._pass_on(self._generation.feed(_without_alternatives(token, self._fields.top_logprobs or 0)))
+        self._pass_on(self._generation.feed(token))
         return not self._generation.done
 
     def _turn(self, *, calls: bool) -> Turn:
@@ -148,7 +164,3 @@ def failure(submit: Submit, error: Exception) -> Failed:
     return Failed(
         submit.id, 502, f"The local model failed ({type(error).__name__}).", code="local_model_failed"
     )
-
-
-def _without_alternatives(token: Token, count: int) -> Token:
-    return Token(token.id, token.logprob, token.margin, token.top[:count], token.forced)

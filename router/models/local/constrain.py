@@ -118,7 +118,8 @@ def _calls(
     # A named function is called once; more calls of it would be guesses.
     many = fields.parallel_tool_calls is not False and not isinstance(fields.tool_choice, NamedToolChoice)
     opens, closes = (_mark(grammars, mark) for mark in (CALL_OPEN, CALL_CLOSE))
-    more = r' ("\n" call)*' if many else ""
+    # A line break may follow without another call: whether one does is then the model's choice, and not the grammar's.
+    more = r' ("\n" call)* "\n"?' if many else ""
     head = [f"calls: call{more}", rf'call: {opens} "\n" ({names}) "}}\n" {closes}']
     return "\n".join([*head, *rules]), check
 

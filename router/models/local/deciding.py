@@ -1,29 +1,88 @@
-"""Words or a call: what a model that may do either means to do (`tool_choice: auto`).
+"""Words or a call, and another call or the end: what a model that may do either means to do.
 
-A small model's own first token is a poor answer to that: many write a call in a form of their own (a fenced block of
-JSON), and call whatever function is there. Two signs tell more: how much probability the first token gives to all the
-ways in which a call may begin, and how likely the model finds the name of the function that it would call.
+A small model's likeliest token is a poor answer to that: many write calls in a form of their own (a fenced block of
+JSON), call whatever function is there, and stop after the first of several calls. Other signs tell more: how much
+probability all the ways have together in which a call may begin, and how likely the model finds the name of the
+function that it would call. What they are worth is measured for each model (`calling.yaml`); a model that was not
+measured is taken at its word.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from typing import Any, Literal
+
+import numpy as np
+import yaml
 
 from .engine import NativeModel, Token
+from .engine.sampling import IdArray
 
 # How calls begin, in the forms that models were trained on.
 _OPENINGS = ("<tool", "<func", "```", "{", "[")
-# P(a call is right) as a logistic function of the two signs; fitted on BFCL's rows with Qwen2.5-Coder-0.5B, out of
-# fold (docs/local.md has the figures): intercept, logit of the openings' share, mean log-probability of the name.
-_WEIGHTS = (-0.59, 0.92, 4.47)
+# How another call begins, right after one.
+_FURTHER = frozenset({"{", '{"', "<tool_call>"})
 # With less than this share for all openings together, words are meant.
 _LEAST_SHARE = 0.02
 
-# So many likely first tokens are looked at.
-LOOKED_AT = 20
-
 Verdict = Literal["words", "call", "undecided"]
+
+
+@dataclass(frozen=True, slots=True)
+class Calling:
+    """How one model's signs are read.
+
+    Attributes:
+        intercept, share, name: P(a call is right) as a logistic function: of the logit of the openings' share, and of
+            the mean log-probability of the function's name.
+        another: Least log share of openings for another call, after the first and after later ones.
+    """
+
+    intercept: float
+    share: float
+    name: float
+    another: tuple[float, float]
+
+
+def calling_of(metadata: Mapping[str, str]) -> Calling:
+    """Return what was measured for a model, by what its GGUF says of its name and size; else the default."""
+    text = (resources.files(__package__) / "calling.yaml").read_text(encoding="utf-8")
+    known: dict[str, Any] = yaml.safe_load(text)
+    name = f"{metadata.get('general.basename', '')}-{metadata.get('general.size_label', '')}".lower()
+    values = known["models"].get(name, known["default"])
+    return Calling(values["intercept"], values["share"], values["name"], tuple(values["another"]))
+
+
+class Openings:
+    """The tokens by which calls begin, of one model's vocabulary, and how their share is read."""
+
+    def __init__(self, model: NativeModel) -> None:
+        self._model = model
+        self.calling = calling_of(model.metadata)
+
+    def read(self) -> None:
+        """Look through the vocabulary now: it takes a while the first time, and the engine shall not wait for it."""
+        _ = self.first, self.further
+
+    @cached_property
+    def first(self) -> IdArray:
+        """Ids of tokens that begin a call in whichever form."""
+        return self._where(lambda piece: piece.startswith(_OPENINGS))
+
+    @cached_property
+    def further(self) -> IdArray:
+        """Ids of tokens that begin another call."""
+        return self._where(lambda piece: piece in _FURTHER)
+
+    def _where(self, wanted: Any) -> IdArray:
+        pieces = (
+            self._model.piece(token).decode(errors="replace").lstrip() for token in range(self._model.n_vocab)
+        )
+        return np.array([token for token, piece in enumerate(pieces) if wanted(piece)], np.int64)
 
 
 class CallDecision:
@@ -31,28 +90,26 @@ class CallDecision:
 
     Args:
         model: For the tokens' text.
+        calling: How its signs are read.
     """
 
-    def __init__(self, model: NativeModel) -> None:
+    def __init__(self, model: NativeModel, calling: Calling) -> None:
         self._model = model
-        self._share: float | None = None
+        self._calling = calling
+        self._share = 0.0
         self._text = ""
         self._name: list[float] = []
 
     def first(self, token: Token) -> Verdict:
         """Look at the first token, chosen freely; `undecided` asks for a call to be begun, and shown to `feed`."""
-        self._share = math.fsum(
-            math.exp(logprob)
-            for other, logprob in token.top
-            if self._piece(other).lstrip().startswith(_OPENINGS)
-        )
+        assert token.watched is not None, "the openings are watched"
+        self._share = math.exp(token.watched)
         return "words" if self._share < _LEAST_SHARE else "undecided"
 
     def feed(self, token: Token) -> Verdict:
         """Look at the next token of a call."""
-        assert self._share is not None, "the first token comes first"
         before = self._name_so_far()
-        self._text += self._piece(token.id)
+        self._text += self._model.piece(token.id).decode(errors="replace")
         after = self._name_so_far()
         if after is None or before == after:
             return "undecided"
@@ -64,10 +121,10 @@ class CallDecision:
     @property
     def probability(self) -> float:
         """P(a call is right), of what was seen."""
-        share = min(max(self._share or 0.0, 1e-6), 1 - 1e-6)
+        share = min(max(self._share, 1e-6), 1 - 1e-6)
         mean = math.fsum(self._name) / len(self._name) if self._name else 0.0
-        intercept, by_share, by_name = _WEIGHTS
-        logit = intercept + by_share * math.log(share / (1 - share)) + by_name * mean
+        calling = self._calling
+        logit = calling.intercept + calling.share * math.log(share / (1 - share)) + calling.name * mean
         return 1 / (1 + math.exp(-logit))
 
     def _name_so_far(self) -> str | None:
@@ -77,6 +134,3 @@ class CallDecision:
             return None
         name, closed, _ = rest.partition('"')
         return name + closed
-
-    def _piece(self, token: int) -> str:
-        return self._model.piece(token).decode(errors="replace")

@@ -71,6 +71,16 @@ class Generation:
         """Whether no more tokens are wanted."""
         return self._stops.stopped or self._repeats
 
+    @property
+    def calls(self) -> int:
+        """How many calls there are so far."""
+        return len(self._made)
+
+    @property
+    def between_calls(self) -> bool:
+        """Whether a call is whole and a line break follows: now comes another, or the end."""
+        return bool(self._made) and self._reader is not None and self._reader.pending == "\n"
+
     def feed(self, token: Token) -> list[dict[str, Any]]:
         """Take a token."""
         self.tokens += 1

@@ -12,32 +12,31 @@ from ...wire import ChatRequest
 # What a text without content says about the labels is the model's bias towards them, which is taken out again:
 # contextual calibration (Zhao et al. 2021, "Calibrate before use", arXiv:2102.09690) in the form of a difference of
 # log-probabilities (Holtzman et al. 2021, arXiv:2104.08315).
-CONTENT_FREE = "N/A"
+# Three such texts, as there; each alone says less (SNIPS: 0.18 right with the first, 0.32 with all).
+CONTENT_FREE = ("N/A", "", "[MASK]")
 _KEPT = 64
 
 
-def without_content(request: ChatRequest) -> ChatRequest | None:
-    """Return the request with a text that says nothing in place of the one to classify.
+def without_content(request: ChatRequest) -> list[ChatRequest]:
+    """Return the request with texts that say nothing in place of the one to classify.
 
-    None where the text cannot be told from the instructions: they must stand in a system message.
+    None at all where that one cannot be told from the instructions: they must stand in a system message.
     """
     *before, last = request.body["messages"]
     if last["role"] != "user" or not any(message["role"] in ("system", "developer") for message in before):
-        return None
-    return ChatRequest.parse(
-        request.body | {"messages": [*before, {"role": "user", "content": CONTENT_FREE}]}
-    )
+        return []
+    return [
+        ChatRequest.parse(request.body | {"messages": [*before, {"role": "user", "content": text}]})
+        for text in CONTENT_FREE
+    ]
 
 
-def probabilities(
-    scores: Sequence[float], bias: Sequence[float] | None, lengths: Sequence[int], *, sharpness: float
-) -> list[float]:
+def probabilities(scores: Sequence[float], bias: Sequence[float] | None, *, sharpness: float) -> list[float]:
     """Return the labels' probabilities.
 
     Args:
         scores: Mean log-probability of each label's tokens.
         bias: The same where the text says nothing; None leaves it out.
-        lengths: Tokens of each label.
         sharpness: What a difference of scores counts in logits.
     """
     values = np.asarray(scores) - (0.0 if bias is None else np.asarray(bias))

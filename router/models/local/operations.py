@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -14,6 +13,7 @@ from ...errors import InvalidRequest
 from ...wire import ChatRequest
 from .chat import ChatSink, failure
 from .constrain import Constraint, constraint_of
+from .deciding import Openings
 from .engine import End, Engine, Grammars, Job, LabelsJob, SamplingParams, Sequence, Sink, Token
 from .labels import BiasMemory, probabilities, without_content
 from .prompt import PromptRenderer
@@ -49,8 +49,13 @@ class Operations:
         self._grammars = grammars
         self._put = put
         self._bias = BiasMemory()
+        self._openings = Openings(self._model)
         self._renderer = PromptRenderer(
-            self._model.metadata, bos=self._model.bos, eos=self._model.eos, system_prompt=load.system_prompt
+            self._model.metadata,
+            bos=self._model.bos,
+            eos=self._model.eos,
+            special=self._model.special_names,
+            system_prompt=load.system_prompt,
         )
         self._running: dict[int, list[Sequence]] = {}
 
@@ -87,15 +92,15 @@ class Operations:
     # --- chat -------------------------------------------------------------------------------------------------
 
     def _prompt(self, request: ChatRequest, opening: str = "") -> tuple[int, ...]:
-        text = self._renderer.render(request) + opening
-        if len(text) <= self._load.context_tokens * _MOST_BYTES_A_TOKEN:
-            bos = self._model.bos
-            tokens = self._model.tokenize(text, add_special=not (bos and text.startswith(bos)))
+        pieces = [*self._renderer.render(request), opening]
+        length = sum(map(len, pieces))
+        if length <= self._load.context_tokens * _MOST_BYTES_A_TOKEN:
+            tokens = self._tokens(pieces)
             if len(tokens) < self._load.context_tokens:
                 return tokens
             size = f"{len(tokens)}"
         else:
-            size = f"over {len(text) // _MOST_BYTES_A_TOKEN}"
+            size = f"over {length // _MOST_BYTES_A_TOKEN}"
         raise InvalidRequest(
             f"The conversation has {size} tokens; the local model has room for {self._load.context_tokens}, "
             "its answer included.",
@@ -103,10 +108,21 @@ class Operations:
             code="context_length_exceeded",
         )
 
+    def _tokens(self, pieces: list[str]) -> tuple[int, ...]:
+        tokens: list[int] = []
+        bos = self._model.bos
+        for at, piece in enumerate(pieces):
+            first = at == 0 and not (bos and piece.startswith(bos))
+            if piece:
+                tokens += self._model.tokenize(piece, add_special=first)
+        return tuple(tokens)
+
     def _generate(self, submit: Submit, request: ChatRequest, prompt: tuple[int, ...]) -> None:
         fields = request.fields
         constrained = bool(fields.tools) or fields.response_format is not None
         constraint = constraint_of(fields, self._grammars.result()) if constrained else Constraint()
+        if constraint.calls is not None:
+            self._openings.read()
         room = self._load.context_tokens - len(prompt)
         job = Job(
             prompt=prompt,
@@ -124,6 +140,7 @@ class Operations:
         )
         sink = ChatSink(
             self._model,
+            self._openings,
             submit,
             fields,
             constraint,
@@ -163,21 +180,16 @@ class Operations:
                 param="messages",
                 code="context_length_exceeded",
             )
-        empty = without_content(request)
-        neutral = None if empty is None else self._prompt(empty, choice.opening)
         scoring = _LabelScoring(self, submit, choice, labels, prompt)
-        known = None if neutral is None else self._bias.get(neutral)
-        scoring.bias = known
-        if neutral is not None and known is None:
-            scoring.waits_for = 2
-            job = LabelsJob(neutral, labels, submit.adapter, submit.group)
-            self._submit(submit, job, _LabelsSink(scoring, partial(self._learnt, scoring, neutral)))
+        neutral = [self._prompt(empty, choice.opening) for empty in without_content(request)]
+        scoring.bias = self._bias.get(neutral[0]) if neutral else None
+        if neutral and scoring.bias is None:
+            scoring.expect(len(neutral), partial(self._bias.put, neutral[0]))
+            for one in neutral:
+                job = LabelsJob(one, labels, submit.adapter, submit.group)
+                self._submit(submit, job, _LabelsSink(scoring, scoring.learnt))
         job = LabelsJob(prompt, labels, submit.adapter, submit.group)
         self._submit(submit, job, _LabelsSink(scoring, scoring.scored))
-
-    def _learnt(self, scoring: _LabelScoring, neutral: tuple[int, ...], end: End) -> None:
-        self._bias.put(neutral, end.scores)
-        scoring.learnt(end)
 
     # --- embeddings -------------------------------------------------------------------------------------------
 
@@ -231,9 +243,15 @@ class _LabelScoring:
         self._prompt_tokens = len(prompt)
         self._end: End | None = None
         self._ended = False
-        self._lock = threading.Lock()
         self.bias: tuple[float, ...] | None = None
-        self.waits_for = 1
+        self._waits_for = 1
+        self._neutral: list[tuple[float, ...]] = []
+        self._remember: Callable[[tuple[float, ...]], None] = lambda _: None
+
+    def expect(self, neutral: int, remember: Callable[[tuple[float, ...]], None]) -> None:
+        """Wait for the scores of so many texts without content; their mean, the bias, is handed to `remember`."""
+        self._waits_for += neutral
+        self._remember = remember
 
     def scored(self, end: End) -> None:
         """Take the labels' scores."""
@@ -241,8 +259,8 @@ class _LabelScoring:
         self._arrived()
 
     def learnt(self, end: End) -> None:
-        """Take the bias."""
-        self.bias = end.scores
+        """Take the scores of one text without content."""
+        self._neutral.append(end.scores)
         self._arrived()
 
     def failed(self, error: Exception) -> None:
@@ -252,10 +270,13 @@ class _LabelScoring:
             self._operations.finished(self.submit, failure(self.submit, error))
 
     def _arrived(self) -> None:
-        self.waits_for -= 1
-        if self.waits_for or self._ended or self._end is None:
+        self._waits_for -= 1
+        if self._waits_for or self._ended or self._end is None:
             return
-        shares = probabilities(self._end.scores, self.bias, self._lengths, sharpness=_SHARPNESS)
+        if self._neutral:
+            self.bias = tuple(math.fsum(scores) / len(scores) for scores in zip(*self._neutral, strict=True))
+            self._remember(self.bias)
+        shares = probabilities(self._end.scores, self.bias, sharpness=_SHARPNESS)
         by_label = ranked(self._choice, shares)
         label, best = next(iter(by_label.items()))
         second = sorted(shares)[-2]
@@ -285,10 +306,14 @@ class _LabelsSink:
         self._scoring = scoring
         self.end = end
         self.alternatives = 0
+        self.watched = None
         self.forcing = False
 
     def token(self, token: Token) -> bool:
         raise AssertionError("scoring makes no tokens")
+
+    def may_end(self, token: Token) -> bool:
+        return True
 
     def failed(self, error: Exception) -> None:
         self._scoring.failed(error)

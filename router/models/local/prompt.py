@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jinja2
@@ -10,6 +11,9 @@ import msgspec
 
 from ...errors import InvalidRequest, ModelFileError
 from ...wire import ChatRequest, Message
+
+# Where a piece of a prompt ends: a character for private use, which no text needs.
+_CUT = "\ue000"
 
 # For models whose template knows no tools; the form is the one that tool-trained small models use.
 _TOOLS_PROMPT = """\
@@ -32,13 +36,22 @@ class PromptRenderer:
     Args:
         metadata: The GGUF's.
         bos, eos: The text of the model's first and last token.
+        special: Names of tokens that are no text. Where a message has one, it stays text.
         system_prompt: For conversations without one; None leaves that to the template.
 
     Raises:
         ModelFileError: The file has no template, or a broken one.
     """
 
-    def __init__(self, metadata: Mapping[str, str], *, bos: str, eos: str, system_prompt: str | None) -> None:
+    def __init__(
+        self,
+        metadata: Mapping[str, str],
+        *,
+        bos: str,
+        eos: str,
+        special: Iterable[str] = (),
+        system_prompt: str | None,
+    ) -> None:
         from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
         template = metadata.get("tokenizer.chat_template")
@@ -50,16 +63,21 @@ class PromptRenderer:
             raise ModelFileError(f"the model file's chat template is broken: {exc}") from exc
         self._knows_tools = "tools" in template
         self._system_prompt = system_prompt
+        # The longest first: one name may begin as another does.
+        names = sorted((name for name in special if len(name) > 1), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
-    def render(self, request: ChatRequest) -> str:
-        """Return the prompt.
+    def render(self, request: ChatRequest) -> list[str]:
+        """Return the prompt, in pieces that are to be tokenised apart.
+
+        A user who writes `<|im_end|>` must not end the turn: such names are cut in two.
 
         Raises:
             InvalidRequest: The template refuses the conversation (roles out of order, say).
         """
         fields = request.fields
         tools = request.body.get("tools") if fields.tools and fields.tool_choice != "none" else None
-        messages = [_plain(message, self._knows_tools) for message in fields.messages]
+        messages = [_plain(message, self._knows_tools, self._as_text) for message in fields.messages]
         if self._system_prompt is not None and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self._system_prompt}, *messages]
         extra = [note for note in (self._tools_note(tools), _format_note(request)) if note]
@@ -72,7 +90,10 @@ class PromptRenderer:
                 f"Invalid value for 'messages': the model's chat template refuses them ({type(exc).__name__}).",
                 param="messages",
             ) from exc
-        return str(rendered.prompt)
+        return str(rendered.prompt).split(_CUT)
+
+    def _as_text(self, text: str) -> str:
+        return self._special.sub(lambda found: f"{found[0][0]}{_CUT}{found[0][1:]}", text.replace(_CUT, ""))
 
     def _tools_note(self, tools: Any) -> str | None:
         if not tools or self._knows_tools:
@@ -97,12 +118,13 @@ def _with_system(messages: list[dict[str, Any]], note: str) -> list[dict[str, An
     return [{"role": "system", "content": note}, *messages]
 
 
-def _plain(message: Message, knows_tools: bool) -> dict[str, Any]:
+def _plain(message: Message, knows_tools: bool, as_text: Callable[[str], str]) -> dict[str, Any]:
     """Return a message with text only, in roles that every template knows."""
+    text = as_text(message.text)
     role = "system" if message.role == "developer" else message.role
     calls = [call.function for call in message.tool_calls or () if call.function is not None]
     if knows_tools:
-        plain: dict[str, Any] = {"role": "tool" if role == "function" else role, "content": message.text}
+        plain: dict[str, Any] = {"role": "tool" if role == "function" else role, "content": text}
         if calls:
             plain["tool_calls"] = [
                 {"type": "function", "function": {"name": call.name, "arguments": _arguments(call.arguments)}}
@@ -110,12 +132,12 @@ def _plain(message: Message, knows_tools: bool) -> dict[str, Any]:
             ]
         return plain
     if role in ("tool", "function"):
-        return {"role": "user", "content": f"<tool_response>\n{message.text}\n</tool_response>"}
+        return {"role": "user", "content": f"<tool_response>\n{text}\n</tool_response>"}
     written = [
         f'<tool_call>\n{{"name": {_json(call.name)}, "arguments": {call.arguments or "{}"}}}\n</tool_call>'
         for call in calls
     ]
-    return {"role": role, "content": "\n".join([*([message.text] if message.text else []), *written])}
+    return {"role": role, "content": "\n".join([*([text] if text else []), *written])}
 
 
 def _arguments(text: str) -> Any:

@@ -332,3 +332,10 @@ async def test_more_at_once_than_there_is_memory_for_are_all_answered(make_model
     asked = [request(f"Tell story number {at}.", max_tokens=120) for at in range(8)]
     replies = await asyncio.gather(*(model.complete(one) for one in asked))
     assert all(text(reply) for reply in replies)
+
+
+async def test_special_tokens_in_a_message_stay_text(local_model: LocalModel) -> None:
+    plain = await local_model.count_tokens(request("a"))
+    marked = await local_model.count_tokens(request("a" + "<|im_end|>" * 10))
+    # One token each if they ended the turn; some each as text.
+    assert marked - plain >= 30

@@ -7,6 +7,7 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -288,15 +289,36 @@ class Engine:
     # --- generating -------------------------------------------------------------------------------------------
 
     def _generate(self, sequence: Sequence, job: Job, logits: FloatArray) -> None:
-        chosen = sequence.sampler.choose(logits)
-        if sequence.matcher is not None and not sequence.matcher.allows(chosen):
-            chosen = sequence.sampler.choose(_masked(logits, sequence.matcher))
+        matcher = sequence.matcher
+        forced = matcher.forced() if matcher is not None and not sequence.sink.forcing else []
+        chosen = forced[0] if forced else sequence.sampler.choose(logits)
+        if matcher is not None and not matcher.allows(chosen):
+            chosen = sequence.sampler.choose(_masked(logits, matcher))
+        token = self._described(sequence, logits, chosen)
+        if forced:
+            token = replace(token, forced=True)
         if chosen in self.model.end_tokens:
-            self._finish(sequence, "stop")
-            return
-        token = sequence.sampler.describe(logits, chosen, alternatives=sequence.sink.alternatives)
+            further = None if sequence.sink.may_end(token) else self._choose_further(sequence, logits)
+            if further is None:
+                self._finish(sequence, "stop")
+                return
+            token = self._described(sequence, logits, further)
         if self._append(sequence, job, token):
             self._go_forced(sequence, job)
+
+    def _described(self, sequence: Sequence, logits: FloatArray, chosen: int) -> Token:
+        sink = sequence.sink
+        return sequence.sampler.describe(logits, chosen, alternatives=sink.alternatives, watched=sink.watched)
+
+    def _choose_further(self, sequence: Sequence, logits: FloatArray) -> int | None:
+        """Choose a token that goes on; None where the constraint knows none."""
+        if sequence.matcher is None:
+            return None
+        allowed = sequence.matcher.mask()
+        allowed[list(self.model.end_tokens)] = False
+        if not allowed.any():
+            return None
+        return sequence.sampler.choose(np.where(allowed, logits, np.float32(-np.inf)))
 
     def _go_forced(self, sequence: Sequence, job: Job) -> None:
         """Append what the constraint allows alone: these tokens cost no step of their own."""

@@ -137,6 +137,15 @@ class NativeModel:
         return not (lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model))
 
     @cached_property
+    def special_names(self) -> tuple[str, ...]:
+        """What the tokens are called that are no text, such as the end of a turn."""
+        lib = self._lib
+        wanted = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_USER_DEFINED
+        attributes = lib.llama_vocab_get_attr
+        found = (token for token in range(self.n_vocab) if attributes(self.vocab, token) & wanted)
+        return tuple(self.piece(token).decode(errors="replace") for token in found)
+
+    @cached_property
     def end_tokens(self) -> frozenset[int]:
         """Tokens that end a reply."""
         is_end = self._lib.llama_vocab_is_eog

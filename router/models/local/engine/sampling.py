@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
+IdArray = npt.NDArray[np.int64]
 
 # A token less likely than this share of the likeliest one is never drawn: a small model's tail is noise.
 # llama.cpp's own default.
@@ -38,16 +39,18 @@ class Token:
     """One generated token.
 
     Attributes:
-        logprob: Natural log of its probability before any constraint; 0 where `forced`.
+        logprob: Natural log of its probability before any constraint; 0 where the model was not asked.
         margin: Its logit less the best other one's: negative where the constraint overruled the model.
         top: Likely alternatives as (token, logprob), likeliest first.
-        forced: Whether the constraint left no other choice, so that the model was not asked.
+        watched: Natural log of the probability that the watched tokens had together; None where none were watched.
+        forced: Whether the constraint left no other choice: no sign of what the model wanted.
     """
 
     id: int
     logprob: float = 0.0
     margin: float = 0.0
     top: tuple[tuple[int, float], ...] = ()
+    watched: float | None = None
     forced: bool = False
 
 
@@ -61,7 +64,7 @@ class Sampler:
 
     def __init__(self, params: SamplingParams, n_vocab: int) -> None:
         self._params = params
-        self._random = np.random.default_rng(params.seed)
+        self._random = np.random.default_rng(None if params.seed is None else params.seed % 2**64)
         self._seen: Counter[int] = Counter()
         self._scratch = np.empty(n_vocab, np.float32)
 
@@ -77,7 +80,9 @@ class Sampler:
         """Take note of a token that was chosen."""
         self._seen[token] += 1
 
-    def describe(self, logits: FloatArray, token: int, *, alternatives: int = 0) -> Token:
+    def describe(
+        self, logits: FloatArray, token: int, *, alternatives: int = 0, watched: IdArray | None = None
+    ) -> Token:
         """Return a chosen token with how sure the model was, of logits before the constraint."""
         top_at = int(logits.argmax())
         best = float(logits[top_at])
@@ -90,7 +95,11 @@ class Sampler:
             logits[token] = -np.inf
             other = float(logits.max())
             logits[token] = own
-        return Token(token, own - log_total, own - other, _top(logits, log_total, alternatives))
+        together = None
+        if watched is not None:
+            # The scratch has the exponentials by now.
+            together = best + math.log(max(float(self._scratch[watched].sum()), 1e-30)) - log_total
+        return Token(token, own - log_total, own - other, _top(logits, log_total, alternatives), together)
 
     def _penalised(self, logits: FloatArray) -> FloatArray:
         logits = logits.copy()

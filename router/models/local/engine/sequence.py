@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from .grammar import Matcher
 from .prefix import Hold
-from .sampling import Sampler, SamplingParams, Token
+from .sampling import IdArray, Sampler, SamplingParams, Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +74,21 @@ class Sink(Protocol):
         ...
 
     @property
+    def watched(self) -> IdArray | None:
+        """Token ids whose share of the probability is wanted with each token."""
+        ...
+
+    @property
     def forcing(self) -> bool:
         """Whether tokens that a constraint leaves no choice about are taken without asking the model."""
         ...
 
     def token(self, token: Token) -> bool | Turn:
         """Take a token; returns whether more are wanted, or that it shall be another reply."""
+        ...
+
+    def may_end(self, token: Token) -> bool:
+        """Whether the reply may end by this token; asked only where a constraint would let it go on as well."""
         ...
 
     def end(self, end: End) -> None:
