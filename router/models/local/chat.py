@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...errors import ModelError, RequestError
@@ -12,7 +12,7 @@ from .deciding import CallDecision, Openings
 from .engine import End, NativeModel, Token, Turn
 from .engine.sampling import IdArray
 from .generation import Collected, Generation
-from .protocol import Delta, Done, Failed, FromWorker, Submit
+from .protocol import Delta, Done, Failed, Submit
 
 
 class ChatSink:
@@ -27,9 +27,9 @@ class ChatSink:
         submit: The job.
         fields: Of its request.
         constraint: What the answer must look like.
+        likeness: Of each function to the request, by name; only read where the answer may be words or a call.
         prompt_tokens: The prompt's length.
-        say: Takes messages while the job goes on.
-        finished: Takes the last one.
+        put: Takes what is to be said.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class ChatSink:
         fields: ChatFields,
         constraint: Constraint,
         *,
+        likeness: Mapping[str, float],
         prompt_tokens: int,
-        say: Callable[[FromWorker], None],
-        finished: Callable[[FromWorker], None],
+        put: Callable[[Delta | Done | Failed], None],
     ) -> None:
         self._model = model
         self._openings = openings
@@ -50,11 +50,10 @@ class ChatSink:
         self._fields = fields
         self._constraint = constraint
         self._prompt_tokens = prompt_tokens
-        self._say = say
-        self._finished = finished
+        self._put = put
         self._collected = Collected()
         may_choose = constraint.calls is not None and not constraint.must_call
-        self._decision = CallDecision(model, openings.calling) if may_choose else None
+        self._decision = CallDecision(model, openings.calling, likeness) if may_choose else None
         self._looking = may_choose
         self._generation = self._start(calls=constraint.must_call, constrained=constraint.words is not None)
 
@@ -113,11 +112,11 @@ class ChatSink:
         }
         if not self._submit.stream:
             result |= self._collected.choice(logprobs=bool(self._fields.logprobs))
-        self._finished(Done(self._submit.id, result))
+        self._put(Done(self._submit.id, result))
 
     def failed(self, error: Exception) -> None:
         """Take note that the job failed."""
-        self._finished(failure(self._submit, error))
+        self._put(failure(self._submit, error))
 
     # --- words or a call --------------------------------------------------------------------------------------
 
@@ -154,7 +153,7 @@ class ChatSink:
             self._collected.add(choices)
             return
         for choice in choices:
-            self._say(Delta(self._submit.id, choice, self._generation.confidence))
+            self._put(Delta(self._submit.id, choice, self._generation.confidence))
 
 
 def failure(submit: Submit, error: Exception) -> Failed:

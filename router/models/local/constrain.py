@@ -18,7 +18,7 @@ from ...errors import InvalidRequest
 from ...wire import ChatFields, FunctionDef, NamedToolChoice
 from .calls import CALL_CLOSE, CALL_OPEN
 from .engine import GrammarError, Grammars, Matcher
-from .schemas import NotASchema, check_schema, closed
+from .schemas import NotASchema, check_schema, closed, has_pattern
 
 # Schemas whose grammar is remembered: an agent sends the same ones over and over.
 _KEPT = 256
@@ -145,7 +145,7 @@ def _rule_for(encoded: bytes, grammars: Grammars) -> tuple[str, bool]:
     schema = msgspec.json.decode(encoded)
     check_schema(schema)
     candidates = [
-        (_json_rule("start", closed(schema)), True),
+        (_json_rule("start", closed(schema)), not has_pattern(schema)),
         (_json_rule("start", closed(schema), lenient=True), False),
         (_json_rule("start", _ANY_OBJECT), False),
     ]

@@ -2,9 +2,9 @@
 
 A small model's likeliest token is a poor answer to that: many write calls in a form of their own (a fenced block of
 JSON), call whatever function is there, and stop after the first of several calls. Other signs tell more: how much
-probability all the ways have together in which a call may begin, and how likely the model finds the name of the
-function that it would call. What they are worth is measured for each model (`calling.yaml`); a model that was not
-measured is taken at its word.
+probability all the ways have together in which a call may begin, how likely the model finds the name of the function
+that it would call, and whether the request is about what that function does. What they are worth is measured for each
+model (`calling.yaml`); a model that was not measured is taken at its word.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ class Calling:
     """How one model's signs are read.
 
     Attributes:
-        intercept, share, name: P(a call is right) as a logistic function: of the logit of the openings' share, and of
-            the mean log-probability of the function's name.
+        intercept, share, name, likeness: P(a call is right) as a logistic function: of the logit of the openings'
+            share, of the mean log-probability of the function's name, and of its likeness to the request.
         another: Least log share of openings for another call, after the first and after later ones.
     """
 
     intercept: float
     share: float
     name: float
+    likeness: float
     another: tuple[float, float]
 
 
@@ -54,7 +55,7 @@ def calling_of(metadata: Mapping[str, str]) -> Calling:
     known: dict[str, Any] = yaml.safe_load(text)
     name = f"{metadata.get('general.basename', '')}-{metadata.get('general.size_label', '')}".lower()
     values = known["models"].get(name, known["default"])
-    return Calling(values["intercept"], values["share"], values["name"], tuple(values["another"]))
+    return Calling(**{**values, "another": tuple(values["another"])})
 
 
 class Openings:
@@ -91,11 +92,13 @@ class CallDecision:
     Args:
         model: For the tokens' text.
         calling: How its signs are read.
+        likeness: Of each function to the request, by name.
     """
 
-    def __init__(self, model: NativeModel, calling: Calling) -> None:
+    def __init__(self, model: NativeModel, calling: Calling, likeness: Mapping[str, float]) -> None:
         self._model = model
         self._calling = calling
+        self._likeness = likeness
         self._share = 0.0
         self._text = ""
         self._name: list[float] = []
@@ -124,7 +127,13 @@ class CallDecision:
         share = min(max(self._share, 1e-6), 1 - 1e-6)
         mean = math.fsum(self._name) / len(self._name) if self._name else 0.0
         calling = self._calling
-        logit = calling.intercept + calling.share * math.log(share / (1 - share)) + calling.name * mean
+        likeness = self._likeness.get((self._name_so_far() or "").removesuffix('"'), 0.0)
+        signs = (
+            calling.share * math.log(share / (1 - share)),
+            calling.name * mean,
+            calling.likeness * likeness,
+        )
+        logit = calling.intercept + math.fsum(signs)
         return 1 / (1 + math.exp(-logit))
 
     def _name_so_far(self) -> str | None:

@@ -64,24 +64,29 @@ class MemoryBudget:
             ModelUnavailable: Those that would have to give way are busy.
         """
         if self._limit is not None:
-            while self._taken(model) + size > self._limit and (victim := self._idle(model)) is not None:
-                log.info("unloading model %s to make room for %s", victim.name, model.name)
-                victim.unload()
-            if self._taken(model) and self._taken(model) + size > self._limit:
+            busy = sum(taken for other, taken in self._others(model) if other.busy)
+            if busy and busy + size > self._limit:
                 raise ModelUnavailable(
                     f"There is no memory for model '{model.name}' while the other local models are busy.",
                     retry_after=1.0,
                     code="no_memory",
                 )
+            while self._taken(model) + size > self._limit and (victim := self._idle(model)) is not None:
+                log.info("unloading model %s to make room for %s", victim.name, model.name)
+                victim.unload()
         with self._lock:
             self._sizes.pop(model, None)
             self._sizes[model] = size
 
-    def _taken(self, without: Unloadable) -> int:
+    def _others(self, than: Unloadable) -> list[tuple[Unloadable, int]]:
+        """Return who else is loaded, with its size, in the order of last use."""
         with self._lock:
-            return sum(size for model, size in self._sizes.items() if model is not without and model.loaded)
+            return [
+                (model, size) for model, size in self._sizes.items() if model is not than and model.loaded
+            ]
+
+    def _taken(self, without: Unloadable) -> int:
+        return sum(size for _, size in self._others(without))
 
     def _idle(self, without: Unloadable) -> Unloadable | None:
-        with self._lock:
-            loaded = [model for model in self._sizes if model is not without and model.loaded]
-        return next((model for model in loaded if not model.busy), None)
+        return next((model for model, _ in self._others(without) if not model.busy), None)

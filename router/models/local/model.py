@@ -15,14 +15,14 @@ import msgspec
 from ...confidence import Confidence
 from ...errors import ModelFileError, ModelUnavailable, RequestError
 from ...settings import ADAPTER_MARK, LocalModelSettings
-from ...wire import ChatRequest, Reply, ReplyStream, Usage
+from ...wire import ChatFields, ChatRequest, Reply, ReplyStream, Usage
 from ..sources import resolve
 from .memory import MemoryBudget
 from .process import Channel, ModelProcess
 from .protocol import Delta, Done, Load, Operation
 
-# Fields of the body that mean nothing to the process.
-_UNSENT = frozenset({"model", "metadata", "cache", "stream", "stream_options"})
+# What the process reads of a body; of the rest it knows nothing.
+_SENT = frozenset(ChatFields.__struct_fields__) - {"model", "metadata", "cache", "stream", "stream_options"}
 
 
 class LocalModel:
@@ -275,7 +275,7 @@ class LocalStream(ReplyStream):
 
 
 def _sent(request: ChatRequest) -> dict[str, Any]:
-    return {key: value for key, value in request.body.items() if key not in _UNSENT}
+    return {key: value for key, value in request.body.items() if key in _SENT}
 
 
 def _confidence(found: dict[str, Any] | None) -> Confidence | None:

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from ...classification.choice import LabelChoice, label_choice, ranked
+from ...classification.choice import LabelChoice, label_choice, ranked, text_of
 from ...errors import InvalidRequest
 from ...wire import ChatRequest
 from .chat import ChatSink, failure
@@ -16,8 +16,9 @@ from .constrain import Constraint, constraint_of
 from .deciding import Openings
 from .engine import End, Engine, Grammars, Job, LabelsJob, SamplingParams, Sequence, Sink, Token
 from .labels import BiasMemory, probabilities, without_content
+from .likeness import Likeness
 from .prompt import PromptRenderer
-from .protocol import Delta, Done, FromWorker, Load, Submit
+from .protocol import Delta, Done, Failed, FromWorker, Load, Submit
 
 Put = Callable[[FromWorker], None]
 
@@ -36,13 +37,16 @@ class Operations:
         load: How the model is run.
         engine: Runs it.
         grammars: Done as soon as constrained answers are possible.
+        likeness: Says which functions a request is about.
         put: Takes what is to be said about jobs; called from several threads.
 
     Raises:
         ModelFileError: The model's chat template is missing or broken.
     """
 
-    def __init__(self, load: Load, engine: Engine, grammars: Future[Grammars], put: Put) -> None:
+    def __init__(
+        self, load: Load, engine: Engine, grammars: Future[Grammars], likeness: Likeness, put: Put
+    ) -> None:
         self._load = load
         self._engine = engine
         self._model = engine.model
@@ -50,6 +54,7 @@ class Operations:
         self._put = put
         self._bias = BiasMemory()
         self._openings = Openings(self._model)
+        self._likeness = likeness
         self._renderer = PromptRenderer(
             self._model.metadata,
             bos=self._model.bos,
@@ -121,8 +126,12 @@ class Operations:
         fields = request.fields
         constrained = bool(fields.tools) or fields.response_format is not None
         constraint = constraint_of(fields, self._grammars.result()) if constrained else Constraint()
-        if constraint.calls is not None:
+        likeness: dict[str, float] = {}
+        if constraint.calls is not None and not constraint.must_call:
             self._openings.read()
+            asked = text_of(fields)
+            functions = (tool.function for tool in fields.tools or () if tool.function is not None)
+            likeness = {function.name: self._likeness.of(asked, function) for function in functions}
         room = self._load.context_tokens - len(prompt)
         job = Job(
             prompt=prompt,
@@ -144,9 +153,9 @@ class Operations:
             submit,
             fields,
             constraint,
+            likeness=likeness,
             prompt_tokens=len(prompt),
-            say=self.say,
-            finished=partial(self.finished, submit),
+            put=self.put,
         )
         self._submit(submit, job, sink)
 
@@ -154,13 +163,10 @@ class Operations:
         sequences = self._running.setdefault(submit.id, [])
         sequences.append(self._engine.submit(job, sink))
 
-    def finished(self, submit: Submit, message: FromWorker) -> None:
-        """Say the last thing about a job."""
-        self._running.pop(submit.id, None)
-        self._put(message)
-
-    def say(self, message: FromWorker) -> None:
-        """Say something about a job."""
+    def put(self, message: Delta | Done | Failed) -> None:
+        """Say something about a job; all but a `Delta` is the last thing."""
+        if not isinstance(message, Delta):
+            self._running.pop(message.id, None)
         self._put(message)
 
     # --- labels -----------------------------------------------------------------------------------------------
@@ -214,12 +220,12 @@ class Operations:
             try:
                 vectors.append(self._model.embed([texts[len(vectors)]])[0].tolist())
             except Exception as exc:
-                self.finished(submit, failure(submit, exc))
+                self.put(failure(submit, exc))
                 return
             if len(vectors) < len(texts):
                 self._engine.call(one_more)
                 return
-            self.finished(submit, Done(submit.id, {"vectors": vectors, "tokens": sum(map(len, texts))}))
+            self.put(Done(submit.id, {"vectors": vectors, "tokens": sum(map(len, texts))}))
 
         self._running[submit.id] = []
         self._engine.call(one_more)
@@ -267,7 +273,7 @@ class _LabelScoring:
         """Take note that a part failed."""
         if not self._ended:
             self._ended = True
-            self._operations.finished(self.submit, failure(self.submit, error))
+            self._operations.put(failure(self.submit, error))
 
     def _arrived(self) -> None:
         self._waits_for -= 1
@@ -293,10 +299,10 @@ class _LabelScoring:
             "probabilities": by_label,
         }
         if self.submit.stream:
-            self._operations.say(Delta(self.submit.id, {"delta": {"content": answer}}, result["confidence"]))
+            self._operations.put(Delta(self.submit.id, {"delta": {"content": answer}}, result["confidence"]))
         else:
             result |= {"message": {"role": "assistant", "content": answer}, "logprobs": None}
-        self._operations.finished(self.submit, Done(self.submit.id, result))
+        self._operations.put(Done(self.submit.id, result))
 
 
 class _LabelsSink:

@@ -132,7 +132,7 @@ class ModelProcess:
 
     def _wait_until_ready(self) -> int:
         frame = read_frame(self._source)
-        message = decode_from_worker(frame)[0] if frame is not None else None
+        message = decode_from_worker(frame) if frame is not None else None
         if isinstance(message, Unusable):
             raise ModelFileError(message.message)
         if not isinstance(message, Ready):
@@ -165,6 +165,7 @@ class ModelProcess:
 
         Raises:
             ModelUnavailable: The process is gone.
+            InvalidRequest: The body has a number or a text that cannot be passed on.
         """
         job = next(self._ids)
         channel = Channel(self, job)
@@ -172,7 +173,15 @@ class ModelProcess:
             if not self.alive:
                 raise self._gone()
             self._channels[job] = channel
-        self._out.put(Submit(job, operation, body, stream, group, adapter))
+        try:
+            self._out.put(Submit(job, operation, body, stream, group, adapter))
+        except (ValueError, OverflowError) as exc:
+            with self._lock:
+                self._channels.pop(job, None)
+            raise InvalidRequest(
+                "The body has an integer beyond 64 bits or half of a surrogate pair; a local model cannot take it.",
+                code="invalid_value",
+            ) from exc
         return channel
 
     def forget(self, job: int) -> bool:
@@ -200,8 +209,7 @@ class ModelProcess:
 
     def _read(self) -> None:
         while (frame := read_frame(self._source)) is not None:
-            for message in decode_from_worker(frame):
-                self._pass_on(message)
+            self._pass_on(decode_from_worker(frame))
         self._process.wait()
         with self._lock:
             self.alive = False

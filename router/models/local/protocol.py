@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import IO, Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -99,8 +99,8 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
 ToWorker = Load | Submit | Cancel
 FromWorker = Ready | Unusable | Delta | Done | Failed
 
-decode_to_worker = msgspec.msgpack.Decoder(list[ToWorker]).decode
-decode_from_worker = msgspec.msgpack.Decoder(list[FromWorker]).decode
+decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
+decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
 
 
 def read_frame(stream: IO[bytes]) -> bytes | None:
@@ -117,7 +117,7 @@ def read_frame(stream: IO[bytes]) -> bytes | None:
 
 
 class Outbox(Generic[Message]):
-    """Writes messages in a thread of its own, as many in one frame as there are: who puts one never waits.
+    """Writes messages in a thread of its own: who puts one never waits for the other side.
 
     Args:
         sink: Where frames go.
@@ -127,36 +127,31 @@ class Outbox(Generic[Message]):
     def __init__(self, sink: IO[bytes], broken: Callable[[], None]) -> None:
         self._sink = sink
         self._broken = broken
-        self._messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="smallfirst-outbox", daemon=True)
         self._thread.start()
 
     def put(self, message: Message) -> None:
-        """Hand a message over; safe from any thread."""
-        self._messages.put(message)
+        """Hand a message over; safe from any thread.
+
+        Raises:
+            ValueError, OverflowError: It has something that MessagePack cannot hold: an integer beyond 64 bits, half of
+                a surrogate pair. Nothing is sent.
+        """
+        payload = msgspec.msgpack.encode(message)
+        self._frames.put(_LENGTH.pack(len(payload)) + payload)
 
     def close(self) -> None:
         """Write what is left, and stop."""
-        self._messages.put(None)
+        self._frames.put(None)
         self._thread.join()
 
     def _write(self) -> None:
-        last = False
-        while not last:
-            frame: list[Message] = []
-            while not last and (not frame or not self._messages.empty()):
-                message = self._messages.get()
-                last = message is None
-                if message is not None:
-                    frame.append(message)
+        while (frame := self._frames.get()) is not None:
             try:
-                _send(self._sink, frame)
+                self._sink.write(frame)
+                if self._frames.empty():
+                    self._sink.flush()
             except (OSError, ValueError):
                 self._broken()
                 return
-
-
-def _send(sink: IO[bytes], messages: Sequence[Any]) -> None:
-    payload = msgspec.msgpack.encode(messages)
-    sink.write(_LENGTH.pack(len(payload)) + payload)
-    sink.flush()

@@ -27,6 +27,8 @@ def check_schema(schema: Any) -> None:
     from jsonschema import SchemaError
     from jsonschema.validators import Draft202012Validator, validator_for
 
+    if not isinstance(schema, dict) or not isinstance(schema.get("$schema", ""), str):
+        raise NotASchema("expected an object, '$schema' in it a string")
     if _depth(schema) > DEEPEST:
         raise NotASchema(f"nested deeper than {DEEPEST} levels")
     try:
@@ -34,7 +36,7 @@ def check_schema(schema: Any) -> None:
     except SchemaError as exc:
         where = ".".join(str(step) for step in exc.absolute_path)
         raise NotASchema(f"'{where or 'schema'}' is not valid: {exc.validator}") from exc
-    if _has_empty_enum(schema):
+    if any(part.get("enum") == [] for part in _parts(schema)):
         raise NotASchema("an empty 'enum', which no value follows")
     _check_references(schema)
 
@@ -47,7 +49,8 @@ def _check_references(schema: Any) -> None:
 
     registry: Any = Registry()
     resolver = registry.resolver_with_root(DRAFT202012.create_resource(schema))
-    for first in _references(schema):
+    references = (part["$ref"] for part in _parts(schema) if isinstance(part.get("$ref"), str))
+    for first in references:
         reference, seen = first, {first}
         while True:
             try:
@@ -65,16 +68,38 @@ def _check_references(schema: Any) -> None:
             reference = following
 
 
-def _references(schema: Any) -> Iterator[str]:
-    if isinstance(schema, list):
-        for item in schema:
-            yield from _references(item)
-    elif isinstance(schema, dict):
-        for key, value in schema.items():
-            if key == "$ref" and isinstance(value, str):
-                yield value
-            elif key not in ("enum", "const", "default", "examples"):
-                yield from _references(value)
+# What holds schemas: by name, in a list, or itself. All other keywords hold data.
+_BY_NAME = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+_LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+_SINGLE = frozenset(
+    {
+        "additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then",
+        "unevaluatedItems", "unevaluatedProperties",
+    }
+)  # fmt: skip
+
+
+def _parts(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield a schema and all schemas in it; `true` and `false` are left out."""
+    if not isinstance(schema, dict):
+        return
+    yield schema
+    for key, value in schema.items():
+        for part in _inside(key, value):
+            yield from _parts(part)
+
+
+def _inside(key: str, value: Any) -> list[Any]:
+    if key in _BY_NAME and isinstance(value, dict):
+        return list(value.values())
+    if key in _LISTS and isinstance(value, list):
+        return value
+    return [value] if key in _SINGLE else []
+
+
+def has_pattern(schema: Any) -> bool:
+    """Whether a schema has regular expressions: JSON's escapes slip through the grammar's reading of them."""
+    return any("pattern" in part or "patternProperties" in part for part in _parts(schema))
 
 
 def follows(value: str, schema: Mapping[str, Any]) -> bool:
@@ -88,7 +113,7 @@ def follows(value: str, schema: Mapping[str, Any]) -> bool:
     try:
         registry: Any = Registry()
         validator(schema, registry=registry).validate(msgspec.json.decode(value.encode()))
-    except (msgspec.DecodeError, ValidationError, Unresolvable, RecursionError):
+    except (msgspec.DecodeError, ValidationError, Unresolvable, RecursionError, OverflowError):
         return False
     return True
 
@@ -98,25 +123,22 @@ def closed(schema: Any) -> Any:
 
     By the letter of JSON schema every object may have more; a model that is let would invent some.
     """
-    if isinstance(schema, list):
-        return [closed(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    # What these hold is data, or parts of a whole that only together list all properties.
-    untouched = ("enum", "const", "default", "examples", "allOf")
-    result = {key: value if key in untouched else closed(value) for key, value in schema.items()}
+    result = {key: _closed_inside(key, value) for key, value in schema.items()}
     if "properties" in schema and "additionalProperties" not in schema and not _COMBINING & schema.keys():
         result["additionalProperties"] = False
     return result
 
 
-def _has_empty_enum(schema: Any) -> bool:
-    if isinstance(schema, list):
-        return any(map(_has_empty_enum, schema))
-    if not isinstance(schema, dict):
-        return False
-    inside = (value for key, value in schema.items() if key not in ("enum", "const", "default", "examples"))
-    return schema.get("enum") == [] or any(map(_has_empty_enum, inside))
+def _closed_inside(key: str, value: Any) -> Any:
+    if key == "allOf":  # parts of a whole, which only together list all properties
+        return value
+    if key in _BY_NAME and isinstance(value, dict):
+        return {name: closed(part) for name, part in value.items()}
+    if key in _LISTS and isinstance(value, list):
+        return [closed(part) for part in value]
+    return closed(value) if key in _SINGLE else value
 
 
 def _depth(value: Any) -> int:

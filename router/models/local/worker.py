@@ -15,6 +15,7 @@ from typing import IO
 
 from ...errors import ModelFileError, RequestError
 from .engine import ContextOptions, Engine, Grammars, NativeModel
+from .likeness import Likeness
 from .operations import Operations
 from .protocol import (
     Cancel,
@@ -41,7 +42,7 @@ def main() -> None:
     first = read_frame(source)
     if first is None:
         return
-    load, *early = decode_to_worker(first)
+    load = decode_to_worker(first)
     assert isinstance(load, Load), "the first message says what to load"
     try:
         operations = _load(load, out)
@@ -50,11 +51,8 @@ def main() -> None:
         out.close()
         return
     out.put(Ready(operations.threads))
-    for message in early:
-        _take(message, operations, out)
     while (frame := read_frame(source)) is not None:
-        for message in decode_to_worker(frame):
-            _take(message, operations, out)
+        _take(decode_to_worker(frame), operations, out)
     # The gateway is gone, or wants the memory back: nobody waits for an answer, and the system frees all at once.
     os._exit(0)
 
@@ -72,18 +70,20 @@ def _load(load: Load, out: Outbox[FromWorker]) -> Operations:
         model.add_adapter(name, Path(path))
     # Reading the vocabulary takes up to a second, and only constrained answers need it.
     grammars: Future[Grammars] = Future()
-    threading.Thread(target=_read_vocabulary, args=(model, grammars), daemon=True).start()
+    likeness = Likeness()
+    threading.Thread(target=_prepare, args=(model, grammars, likeness), daemon=True).start()
     engine = Engine(model, parallel=load.parallel)
-    operations = Operations(load, engine, grammars, out.put)
+    operations = Operations(load, engine, grammars, likeness, out.put)
     engine.start()
     return operations
 
 
-def _read_vocabulary(model: NativeModel, grammars: Future[Grammars]) -> None:
+def _prepare(model: NativeModel, grammars: Future[Grammars], likeness: Likeness) -> None:
     try:
         grammars.set_result(Grammars(model))
     except Exception as exc:  # heard of by who waits for it
         grammars.set_exception(exc)
+    likeness.read()
 
 
 def _take(message: ToWorker, operations: Operations, out: Outbox[FromWorker]) -> None:

@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from smallfirst.router.models.local.calls import CALL_CLOSE, CALL_OPEN, CallReader
 from smallfirst.router.models.local.constrain import Constraint, constraint_of
 from smallfirst.router.models.local.engine import GrammarError, Grammars, Matcher, NativeModel
+from smallfirst.router.models.local.schemas import has_pattern
 from smallfirst.router.wire import ChatRequest
 
 # So many ways through each grammar are tried, none longer than so many tokens.
@@ -223,7 +224,8 @@ SCHEMAS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_every_way_through_a_schema_makes_a_text_that_follows_it(language: Language, name: str) -> None:
     schema, likes = SCHEMAS[name]
-    assert language.answer(schema).check == {}
+    # A pattern is checked once more when the answer is there: JSON's escapes slip through the grammar's reading of it.
+    assert language.answer(schema).check == ({"": schema} if has_pattern(schema) else {})
     validator = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
     found = [
         language.walk(fresh(language.answer(schema)), Random(seed), likes=likes) for seed in range(WALKS)

@@ -339,3 +339,24 @@ async def test_special_tokens_in_a_message_stay_text(local_model: LocalModel) ->
     marked = await local_model.count_tokens(request("a" + "<|im_end|>" * 10))
     # One token each if they ended the turn; some each as text.
     assert marked - plain >= 30
+
+
+@pytest.mark.parametrize("value", [10**30, "\ud800"])
+async def test_what_cannot_be_passed_on_is_refused_and_others_go_on(
+    local_model: LocalModel, value: Any
+) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "title": value}}}
+    body = {"messages": [{"role": "user", "content": "x"}], "tools": [tool], "max_tokens": 4}
+    with pytest.raises(InvalidRequest) as caught:
+        await local_model.complete(ChatRequest.parse(body))
+    assert caught.value.code == "invalid_value"
+    assert text(await local_model.complete(request(unknown=10**30)))
+
+
+async def test_a_middling_prompt_after_a_long_one_finds_room(make_model: MakeModel) -> None:
+    model = make_model(context_tokens=256)
+    system = {"role": "system", "content": "You answer questions about trains and ships."}
+    for length in (190, 130):
+        user = {"role": "user", "content": f"{length} " + "word " * length}
+        reply = await model.complete(ChatRequest.parse({"messages": [system, user], "max_tokens": 8}))
+        assert reply.usage is not None

@@ -93,7 +93,7 @@ def test_messages_to_the_process_arrive_as_they_were(pipe: Pipe) -> None:
         outbox.put(message)
     outbox.close()
     pipe.sink.close()
-    found = [message for payload in read_all(pipe.source) for message in decode_to_worker(payload)]
+    found = [decode_to_worker(payload) for payload in read_all(pipe.source)]
     assert found == TO_WORKER
 
 
@@ -103,7 +103,7 @@ def test_messages_from_the_process_arrive_as_they_were(pipe: Pipe) -> None:
         outbox.put(message)
     outbox.close()
     pipe.sink.close()
-    found = [message for payload in read_all(pipe.source) for message in decode_from_worker(payload)]
+    found = [decode_from_worker(payload) for payload in read_all(pipe.source)]
     assert found == FROM_WORKER
 
 
@@ -113,7 +113,7 @@ def test_a_message_is_written_at_once(pipe: Pipe) -> None:
         outbox.put(Cancel(job))
         payload = read_frame(pipe.source)
         assert payload is not None
-        assert decode_to_worker(payload) == [Cancel(job)]
+        assert decode_to_worker(payload) == Cancel(job)
     outbox.close()
 
 
@@ -131,14 +131,25 @@ def test_of_several_threads_each_ones_messages_keep_their_order(pipe: Pipe) -> N
         thread.join()
     outbox.close()
     pipe.sink.close()
-    found = [message.id for payload in read_all(pipe.source) for message in cancels(payload)]
+    found = [cancel(payload).id for payload in read_all(pipe.source)]
     assert sorted(found) == [own * 1000 + number for own in range(4) for number in range(200)]
     for own in range(4):
         assert [job % 1000 for job in found if job // 1000 == own] == list(range(200))
 
 
-def cancels(payload: bytes) -> list[Cancel]:
-    return msgspec.msgpack.decode(payload, type=list[Cancel])
+def cancel(payload: bytes) -> Cancel:
+    return msgspec.msgpack.decode(payload, type=Cancel)
+
+
+@pytest.mark.parametrize("value", [10**30, "\ud800"])
+def test_what_cannot_be_sent_is_an_error_at_once_and_nothing_else_suffers(pipe: Pipe, value: object) -> None:
+    outbox: Outbox[ToWorker] = Outbox(pipe.sink, nobody_breaks)
+    with pytest.raises((ValueError, OverflowError)):
+        outbox.put(Submit(1, "chat", {"x": value}))
+    outbox.put(Cancel(2))
+    outbox.close()
+    pipe.sink.close()
+    assert [cancel(payload) for payload in read_all(pipe.source)] == [Cancel(2)]
 
 
 def test_who_puts_a_message_never_waits_for_the_reader(pipe: Pipe) -> None:
@@ -152,7 +163,7 @@ def test_who_puts_a_message_never_waits_for_the_reader(pipe: Pipe) -> None:
     while len(found) < 5:
         payload = read_frame(pipe.source)
         assert payload is not None
-        found += decode_to_worker(payload)
+        found.append(decode_to_worker(payload))
     reader.join()
     assert found == [large] * 5
 

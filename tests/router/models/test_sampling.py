@@ -103,23 +103,24 @@ def test_a_tail_of_noise_is_never_drawn_however_hot() -> None:
 
 
 @pytest.mark.parametrize(
-    ("penalties", "seen", "chosen"),
+    ("frequency", "presence", "seen", "chosen"),
     [
-        ({}, [0, 0, 0], 0),
-        ({"presence_penalty": 0.6}, [0], 1),
-        ({"presence_penalty": 0.4}, [0], 0),
-        ({"presence_penalty": 0.4}, [0, 0, 0], 0),  # once, however often it was seen
-        ({"frequency_penalty": 0.2}, [0, 0], 0),
-        ({"frequency_penalty": 0.2}, [0, 0, 0], 1),
-        ({"frequency_penalty": 0.2, "presence_penalty": 0.2}, [0, 0], 1),
-        ({"presence_penalty": -0.6}, [1], 1),
-        ({"frequency_penalty": -0.2}, [1, 1, 1], 1),
+        (0.0, 0.0, [0, 0, 0], 0),
+        (0.0, 0.6, [0], 1),
+        (0.0, 0.4, [0], 0),
+        (0.0, 0.4, [0, 0, 0], 0),  # once, however often it was seen
+        (0.2, 0.0, [0, 0], 0),
+        (0.2, 0.0, [0, 0, 0], 1),
+        (0.2, 0.2, [0, 0], 1),
+        (0.0, -0.6, [1], 1),
+        (-0.2, 0.0, [1, 1, 1], 1),
     ],
 )
 def test_what_was_said_is_less_likely_by_the_penalties(
-    penalties: dict[str, float], seen: list[int], chosen: int
+    frequency: float, presence: float, seen: list[int], chosen: int
 ) -> None:
-    sampler = Sampler(SamplingParams(**penalties), 4)
+    params = SamplingParams(frequency_penalty=frequency, presence_penalty=presence)
+    sampler = Sampler(params, 4)
     for token in seen:
         sampler.accept(token)
     assert sampler.choose(array(LOGITS)) == chosen
@@ -187,3 +188,22 @@ def test_alternatives_are_the_likeliest_in_their_order(count: int) -> None:
 def test_a_token_has_the_same_log_probability_among_the_alternatives() -> None:
     token = Sampler(SamplingParams(), 4).describe(array(LOGITS), 1, alternatives=4)
     assert dict(token.top)[1] == token.logprob
+
+
+@pytest.mark.parametrize("watched", [[0], [1, 3], [0, 1, 2, 3]])
+def test_watched_tokens_have_their_probability_together(watched: list[int]) -> None:
+    token = Sampler(SamplingParams(), 4).describe(array(LOGITS), 0, watched=np.array(watched))
+    shares = softmax(LOGITS)
+    assert token.watched == pytest.approx(math.log(math.fsum(shares[at] for at in watched)), abs=1e-6)
+
+
+@pytest.mark.parametrize("watched", [[], [1]])
+def test_watched_tokens_may_have_no_probability(watched: list[int]) -> None:
+    ids = np.array(watched, np.int64)
+    token = Sampler(SamplingParams(), 2).describe(array([0.0, -500.0]), 0, watched=ids)
+    assert token.watched is not None
+    assert math.exp(token.watched) == pytest.approx(0.0)
+
+
+def test_without_watched_tokens_there_is_no_share() -> None:
+    assert Sampler(SamplingParams(), 4).describe(array(LOGITS), 0).watched is None

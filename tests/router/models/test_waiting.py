@@ -15,9 +15,13 @@ class Deaf:
     """A sink for jobs of which nothing comes."""
 
     alternatives = 0
+    watched = None
     forcing = True
 
     def token(self, token: Token) -> bool:
+        raise NotImplementedError
+
+    def may_end(self, token: Token) -> bool:
         raise NotImplementedError
 
     def end(self, end: End) -> None:

@@ -215,6 +215,7 @@ class Engine:
         self._ids.append(sequence.id)
         self._active.remove(sequence)
         sequence.id, sequence.computed, sequence.hold, sequence.kept = -1, 0, Hold(None), False
+        sequence.labels_left = []
 
     def _start_over(self, exc: Exception) -> None:
         """Fail all that is in work, and forget everything: after a failed decode the memory cannot be trusted."""

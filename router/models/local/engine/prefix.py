@@ -90,10 +90,13 @@ class PrefixTree:
     def take(self, root: str | None, tokens: Sequence[int], sequence: int) -> Hold:
         """Give a new sequence all that is known of its first tokens, and pin that until `release`."""
         hold = Hold(root)
-        for node, common in self._path(root, tokens):
+        for found, common in list(self._path(root, tokens)):
+            self._touch(found)
+            # Cut where it is used only in part: its tail must be free to go.
+            used = None if common == len(found.tokens) else self._split(found, common)
+            node = used or found
             self._memory.copy(node.sequence, sequence, node.begin, node.begin + common)
             hold.node, hold.shared = node, node.begin + common
-            self._touch(node)
         if hold.node is not None:
             hold.node.pins += 1
         return hold

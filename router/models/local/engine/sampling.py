@@ -17,6 +17,9 @@ IdArray = npt.NDArray[np.int64]
 # llama.cpp's own default.
 _MIN_SHARE = 0.05
 
+# Under this temperature only the likeliest token is left, and dividing by it overflows.
+_COLD = 1e-6
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -72,7 +75,7 @@ class Sampler:
         """Return the next token's id, of logits of shape (n_vocab,), where forbidden ones are -inf."""
         if self._seen and (self._params.frequency_penalty or self._params.presence_penalty):
             logits = self._penalised(logits)
-        if self._params.temperature <= 0:
+        if self._params.temperature < _COLD:
             return int(logits.argmax())
         return self._draw(logits)
 
