@@ -7,7 +7,7 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -31,6 +31,24 @@ _LABEL_ROWS = 64
 _LABEL_SEQUENCES = 32
 
 _SHUT_DOWN = "The local model was shut down."
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """What an engine has taken.
+
+    Attributes:
+        active, waiting: Jobs.
+        free_ids: Sequence ids for more active jobs.
+        own_cells: Cells that active jobs have for themselves.
+        kept_cells: Cells of beginnings that are kept for reuse.
+    """
+
+    active: int
+    waiting: int
+    free_ids: int
+    own_cells: int
+    kept_cells: int
 
 
 class Engine:
@@ -68,6 +86,12 @@ class Engine:
     def call(self, work: Callable[[], None]) -> None:
         """Run something short in the engine's thread, between two steps. It must not raise. Safe from any thread."""
         self._inbox.put(work)
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """What is taken right now; only exact in the engine's thread (see `call`), or while nothing is under way."""
+        own = sum(sequence.own_cells for sequence in self._active)
+        return Occupancy(len(self._active), len(self._waiting), len(self._ids), own, self._tree.cells)
 
     def close(self) -> None:
         """Fail what is not done, stop after the current step, and free the model. Blocks until that is done."""
