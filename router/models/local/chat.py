@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from ...errors import ModelError, RequestError
 from ...wire import ChatFields
+from .calls import ParsedCall
 from .constrain import Constraint
 from .deciding import CallDecision, Openings
 from .engine import End, NativeModel, Token, Turn
 from .engine.sampling import IdArray
 from .generation import Collected, Generation
+from .grounding import Grounds
 from .protocol import Delta, Done, Failed, Submit
 
 
@@ -145,8 +149,21 @@ class ChatSink:
             calls=calls,
             constrained=calls or constrained,
             check=self._constraint.check,
+            trim=self._without_inventions if self._openings.calling.invents else None,
             logprobs=bool(self._fields.logprobs),
         )
+
+    def _without_inventions(self, call: ParsedCall) -> ParsedCall:
+        functions = (tool.function for tool in self._fields.tools or () if tool.function is not None)
+        schema = (
+            next((function.parameters for function in functions if function.name == call.name), None) or {}
+        )
+        arguments = msgspec.json.decode(call.arguments.encode())
+        grounds = Grounds("\n".join(message.text for message in self._fields.messages))
+        kept = grounds.kept(arguments, schema)
+        if len(kept) == len(arguments):
+            return call
+        return ParsedCall(call.name, msgspec.json.encode(kept).decode())
 
     def _pass_on(self, choices: list[dict[str, Any]]) -> None:
         if not self._submit.stream:

@@ -40,6 +40,7 @@ class Calling:
         intercept, share, name, likeness: P(a call is right) as a logistic function: of the logit of the openings'
             share, of the mean log-probability of the function's name, and of its likeness to the request.
         another: Least log share of openings for another call, after the first and after later ones.
+        invents: Whether it fills in optional arguments that nobody spoke of, which are dropped then.
     """
 
     intercept: float
@@ -47,6 +48,7 @@ class Calling:
     name: float
     likeness: float
     another: tuple[float, float]
+    invents: bool
 
 
 def calling_of(metadata: Mapping[str, str]) -> Calling:

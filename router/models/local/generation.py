@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...confidence import ConfidenceMeter
@@ -13,6 +13,8 @@ from .calls import CallReader, ParsedCall
 from .engine import End, NativeModel, Token
 from .schemas import follows
 from .stops import StopFilter
+
+Trim = Callable[[ParsedCall], ParsedCall]
 
 
 class SchemaMismatch(ModelError):
@@ -33,6 +35,7 @@ class Generation:
         calls: Whether the answer may be tool calls.
         constrained: Whether the answer follows a grammar.
         check: Schemas to check the answer against, by function (`""`: the whole answer).
+        trim: Returns a call's arguments without those that the model invented; None keeps all.
         logprobs: Whether they were asked for.
     """
 
@@ -44,6 +47,7 @@ class Generation:
         calls: bool,
         constrained: bool,
         check: Mapping[str, dict[str, Any]],
+        trim: Trim | None,
         logprobs: bool,
     ) -> None:
         self._model = model
@@ -52,6 +56,7 @@ class Generation:
         self._reader = CallReader() if calls else None
         self._constrained = constrained
         self._check = check
+        self._trim = trim
         self._logprobs: list[dict[str, Any]] | None = [] if logprobs else None
         self._meter = ConfidenceMeter()
         self._made: list[ParsedCall] = []
@@ -144,16 +149,16 @@ class Generation:
             # Small models that may call once more tend to make the same call for ever: the first repeat ends it.
             self._repeats = self._repeats or call in self._made
             if not self._repeats:
-                if call.name in self._check:
-                    _require(call.arguments, self._check[call.name])
-                deltas.append({"tool_calls": [self._call(call)]})
+                self._made.append(call)
+                kept = call if self._trim is None else self._trim(call)
+                if kept.name in self._check:
+                    _require(kept.arguments, self._check[kept.name])
+                deltas.append({"tool_calls": [self._call(kept)]})
         return deltas
 
     def _call(self, call: ParsedCall) -> dict[str, Any]:
-        index = len(self._made)
-        self._made.append(call)
         return {
-            "index": index,
+            "index": len(self._made) - 1,
             "id": f"call_{uuid.uuid4().hex[:24]}",
             "type": "function",
             "function": {"name": call.name, "arguments": call.arguments},

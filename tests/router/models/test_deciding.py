@@ -11,8 +11,8 @@ from smallfirst.router.models.local.deciding import CallDecision, Calling, Openi
 from smallfirst.router.models.local.engine import NativeModel, SamplingParams, Token
 from smallfirst.router.models.local.engine.sampling import Sampler
 
-AT_ITS_WORD = Calling(intercept=0.0, share=1.0, name=0.0, likeness=0.0, another=(-0.7, -0.7))
-BY_NAME = Calling(intercept=2.0, share=0.0, name=1.0, likeness=0.0, another=(-13.0, -5.0))
+AT_ITS_WORD = Calling(intercept=0.0, share=1.0, name=0.0, likeness=0.0, another=(-0.7, -0.7), invents=False)
+BY_NAME = Calling(intercept=2.0, share=0.0, name=1.0, likeness=0.0, another=(-13.0, -5.0), invents=False)
 
 OPENING = '<tool_call>\n{"name": "'
 
@@ -81,7 +81,7 @@ def test_only_the_names_tokens_count_its_quotes_included(native_model: NativeMod
 
 @pytest.mark.parametrize("share", [1e-30, 0.5, 1.0])
 def test_however_sure_the_model_is_there_is_a_probability(native_model: NativeModel, share: float) -> None:
-    decision = CallDecision(native_model, Calling(0.0, 1.0, 4.47, 0.0, (0.0, 0.0)), {})
+    decision = CallDecision(native_model, Calling(0.0, 1.0, 4.47, 0.0, (0.0, 0.0), invents=False), {})
     decision.first(first_token(share))
     verdicts(decision, native_model, OPENING + 'f"', -40.0)
     assert 0.0 <= decision.probability <= 1.0
