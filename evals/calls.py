@@ -12,7 +12,7 @@ import json
 import statistics
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -104,15 +104,25 @@ def call_rows(path: Path) -> list[CallRow]:
         DataError: The file is missing or broken; the message names the row and the column.
     """
     rows = []
-    for number, row in enumerate(read_rows(path, COLUMNS), 1):
-        where = f"{path}: row {row.get('id', number)}"
-        needed(row, COLUMNS, where)
+    for where, row in placed_rows(path, COLUMNS):
         spec, expected = decoded(row, "checker", where), decoded(row, "expected", where)
         body = decoded(row, "request", where)
         rows.append(
             CallRow(row["id"], row["subset"], body, checker(spec, expected) or _official(spec, expected))
         )
     return rows
+
+
+def placed_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield where a row is, in words, and the row, which has these columns.
+
+    Raises:
+        DataError: The file or a row cannot be used.
+    """
+    for number, row in enumerate(read_rows(path, columns), 1):
+        where = f"{path}: row {row.get('id', number)}"
+        needed(row, columns, where)
+        yield where, row
 
 
 def needed(row: Mapping[str, Any], columns: Sequence[str], where: str) -> None:

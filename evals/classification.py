@@ -23,7 +23,7 @@ from smallfirst.router.scoring.embedding import TokenEmbedding
 from smallfirst.router.training.files import DataError, decoded, read_rows
 from smallfirst.router.wire import ChatRequest
 
-from .calls import CONCURRENCY, each, needed
+from .calls import CONCURRENCY, each, needed, placed_rows
 from .metrics import expected_calibration_error
 
 COLUMNS = ("id", "subset", "request", "labels", "expected")
@@ -106,9 +106,7 @@ def intent_rows(path: Path) -> list[IntentRow]:
         DataError: The file is missing or broken; the message names the row and the column.
     """
     rows = []
-    for number, row in enumerate(read_rows(path, COLUMNS), 1):
-        where = f"{path}: row {row.get('id', number)}"
-        needed(row, COLUMNS, where)
+    for where, row in placed_rows(path, COLUMNS):
         body = decoded(row, "request", where)
         try:
             text = text_of(ChatRequest.parse(body).fields)

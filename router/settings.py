@@ -15,6 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from smallfirst.policies import PRESETS, Policy, load_preset
 from smallfirst.policies.types import Capability, Tier
 
+from .errors import SettingsError
+
 DEFAULT_LOCAL_MODEL = "smollm2-135m"
 DEFAULT_CLOUD_MODEL = "gpt-4.1"
 # Between a local model's name and its adapter's, in a request's `model`.
@@ -94,6 +96,11 @@ class LocalModelSettings(_ModelSettings):
     def tier(self) -> Tier:
         """Always local."""
         return "local"
+
+    @classmethod
+    def of_file(cls, path: Path, **fields: Any) -> LocalModelSettings:
+        """Return settings for a GGUF file, named after it."""
+        return cls(name="-".join(path.stem.split()), kind="llama", source=f"file:{path.resolve()}", **fields)
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -290,6 +297,17 @@ class Settings(_Section):
             KeyError: There is none of that name.
         """
         return self.policies[name] if name in self.policies else load_preset(name)
+
+    def local_model(self, name: str) -> LocalModelSettings:
+        """Return a GGUF model by name.
+
+        Raises:
+            SettingsError: There is none of that name.
+        """
+        found = next((model for model in self.models if model.name == name), None)
+        if not isinstance(found, LocalModelSettings):
+            raise SettingsError(f"no local model is named '{name}' in the settings.")
+        return found
 
     @property
     def baseline_model(self) -> AnyModelSettings | None:

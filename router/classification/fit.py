@@ -6,7 +6,6 @@ Every figure in the card is out of fold: of each example by a classifier that ha
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import SmallfirstError
 from ..scoring.classifier import softmax
 from ..scoring.embedding import FloatArray, TokenEmbedding
-from ..training.files import DataError, read_rows
+from ..training.files import DataError, json_lines, need_extra, read_rows
 from .head import KeyArray, LabelHead, Ngrams, char_keys, word_keys
 
 if TYPE_CHECKING:
@@ -90,7 +88,7 @@ def fit_head(
         DataError: Fewer than two labels, or a label with fewer than two examples.
         SmallfirstError: The extra `train` is not installed.
     """
-    _need_extra()
+    need_extra("sklearn")
     _check(labels)
     names, classes = np.unique(np.array(labels, object), return_inverse=True)
     embedding = embedding or TokenEmbedding.load()
@@ -337,15 +335,6 @@ def _check(labels: Sequence[str], where: str = "") -> None:
         raise DataError(f"{where}each label needs at least 2 examples; there is 1 of {named}.")
 
 
-def _need_extra() -> None:
-    try:
-        import sklearn  # noqa: F401
-    except ImportError as exc:
-        raise SmallfirstError(
-            f"training needs the extra 'train' ({exc.name} is missing): pip install 'smallfirst[train]'"
-        ) from exc
-
-
 def _field(row: Mapping[str, Any], field: str, where: str) -> str:
     value = row.get(field)
     if value is None:
@@ -368,7 +357,7 @@ def _rows(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, Mapping[str,
         raise DataError(f"{path}: expected a .parquet, .csv or .jsonl file.")
     if not path.is_file():
         raise DataError(f"{path}: there is no such file.")
-    yield from _csv(path, fields) if path.suffix == ".csv" else _json_lines(path)
+    yield from _csv(path, fields) if path.suffix == ".csv" else json_lines(path)
 
 
 def _csv(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -390,18 +379,3 @@ def _csv(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, Mapping[str, 
                 yield f"{path}: line {reader.line_num}", row
         except (csv.Error, UnicodeDecodeError) as exc:
             raise DataError(f"{path}: line {reader.line_num + 1}: not valid CSV in UTF-8: {exc}.") from exc
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{path}: line {number}"
-            try:
-                row = json.loads(line)
-            except ValueError as exc:
-                raise DataError(f"{where} is not valid JSON: {exc}.") from exc
-            if not isinstance(row, dict):
-                raise DataError(f"{where}: expected a JSON object.")
-            yield where, row

@@ -17,7 +17,7 @@ import click
 import httpx
 import msgspec
 
-from ..errors import ModelUnavailable, SettingsError, StreamBroken
+from ..errors import ModelUnavailable, StreamBroken
 from ..models.base import Model
 from ..models.sse import SSEParser
 from ..settings import LocalModelSettings, Settings
@@ -91,7 +91,7 @@ def local(
     if (gguf is None) == (name is None):
         raise click.UsageError("Give either --gguf or --model.")
     settings = load()
-    spec = _named(settings, name) if gguf is None else _of_file(gguf)
+    spec = settings.local_model(name or "") if gguf is None else LocalModelSettings.of_file(gguf)
     changes = {
         "threads": threads or spec.threads,
         "max_queue": max(spec.max_queue, *options["concurrencies"]),  # all of a level may wait at once
@@ -110,17 +110,6 @@ def local(
 
     result = asyncio.run(measure())
     click.echo(msgspec.json.encode(result).decode() if as_json else _described(result))
-
-
-def _named(settings: Settings, name: str | None) -> LocalModelSettings:
-    found = next((model for model in settings.models if model.name == name), None)
-    if not isinstance(found, LocalModelSettings):
-        raise SettingsError(f"no local model is named '{name}' in the settings.")
-    return found
-
-
-def _of_file(path: Path) -> LocalModelSettings:
-    return LocalModelSettings(name="-".join(path.stem.split()), kind="llama", source=f"file:{path.resolve()}")
 
 
 async def measure_local(

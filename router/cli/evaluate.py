@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 # Absolute, as in `evals`, which this module hands its values to: a type checker takes the two spellings for two types.
-from smallfirst.router.errors import SettingsError
 from smallfirst.router.settings import LocalModelSettings, Settings
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def outcomes(
     from ..training.files import data_folder
 
     configured = settings()
-    found = _named(configured, model)
+    found = configured.local_model(model)
     rows = simple_rows() + ([] if simple_only else sample_rows(data or data_folder()))
     engine: Any = make_models(cast("Any", configured))[found.name]
     with click.progressbar(length=len(rows[:limit]), label=model, hidden=as_json) as bar:
@@ -223,25 +222,13 @@ def _by_classifiers(
     return f"trained on {pool.name}", guesses_of_trained(rows, trained), trained
 
 
-def _named(settings: Settings, name: str) -> LocalModelSettings:
-    found = next((model for model in settings.models if model.name == name), None)
-    if not isinstance(found, LocalModelSettings):
-        raise SettingsError(f"no local model is named '{name}' in the settings.")
-    return found
-
-
 def _local_model(settings: Settings, name: str | None, gguf: Path | None, concurrency: int) -> LocalModel:
     from smallfirst.router.models.local.model import LocalModel
 
     if gguf is None:
-        spec = _named(settings, name or "")
+        spec = settings.local_model(name or "")
     else:
-        spec = LocalModelSettings(
-            name="-".join(gguf.stem.split()),
-            kind="llama",
-            source=f"file:{gguf.resolve()}",
-            context_tokens=GGUF_CONTEXT_TOKENS,
-        )
+        spec = LocalModelSettings.of_file(gguf, context_tokens=GGUF_CONTEXT_TOKENS)
     # All may wait at once.
     spec = spec.model_copy(update={"max_queue": max(spec.max_queue, concurrency)})
     return LocalModel(spec, models_dir=settings.models_dir)

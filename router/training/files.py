@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
     if path.suffix == ".parquet":
         yield from _parquet(path, columns)
     elif path.suffix in (".jsonl", ".ndjson"):
-        yield from _json_lines(path)
+        yield from (row for _, row in json_lines(path))
     else:
         raise DataError(f"{path}: expected a .parquet or a .jsonl file.")
 
@@ -79,15 +80,34 @@ def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[dict[str, An
         yield dict(zip(names, row, strict=True))
 
 
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
+def need_extra(*modules: str) -> None:
+    """Check that what training needs is installed.
+
+    Raises:
+        SmallfirstError: A module is missing; says what to install.
+    """
+    for module in modules:
+        if find_spec(module) is None:
+            raise SmallfirstError(
+                f"training needs the extra 'train' ({module} is missing): pip install 'smallfirst[train]'"
+            )
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield where a row is, in words, and the row.
+
+    Raises:
+        DataError: A line is no JSON object.
+    """
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
+            where = f"{path}: line {number}"
             try:
                 row = json.loads(line)
             except ValueError as exc:
-                raise DataError(f"{path}: line {number} is not valid JSON: {exc}.") from exc
+                raise DataError(f"{where} is not valid JSON: {exc}.") from exc
             if not isinstance(row, dict):
-                raise DataError(f"{path}: line {number}: expected a JSON object.")
-            yield row
+                raise DataError(f"{where}: expected a JSON object.")
+            yield where, row

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import SmallfirstError
 from ..scoring.classifier import Classifier
 from ..scoring.embedding import FloatArray, TokenEmbedding
 from ..scoring.features import FEATURES_HASH, FeatureReader
 from ..scoring.scorer import STRONG, WEAK
 from . import fit as fitting
+from .files import need_extra
 from .folds import folds_of, groups_of
 from .keys import row_key, text_of
 from .rows import TrainingRow, load_rows
@@ -69,7 +69,7 @@ def train(
         SmallfirstError: The extra `train` is not installed.
         DataError: A data file is missing or broken.
     """
-    _need_extra()
+    need_extra("duckdb", "sklearn")
     progress("reading rows")
     rows = load_rows(data, outcomes=outcomes)
     embedding = TokenEmbedding.load()
@@ -122,16 +122,6 @@ def write(trained: Trained, out: Path) -> None:
             keys=keys,
             success=trained.success.astype(np.float16),
         )
-
-
-def _need_extra() -> None:
-    try:
-        import duckdb  # noqa: F401
-        import sklearn  # noqa: F401
-    except ImportError as exc:
-        raise SmallfirstError(
-            f"training needs the extra 'train' ({exc.name} is missing): pip install 'smallfirst[train]'"
-        ) from exc
 
 
 def _platt(mixed: FloatArray, actual: FloatArray, weight: FloatArray) -> FloatArray:

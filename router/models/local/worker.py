@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from ...errors import ModelFileError, RequestError
+from .deciding import calling_of
 from .engine import ContextOptions, Engine, Grammars, NativeModel
 from .likeness import Likeness
 from .operations import Operations
@@ -83,7 +84,9 @@ def _prepare(model: NativeModel, grammars: Future[Grammars], likeness: Likeness)
         grammars.set_result(Grammars(model))
     except Exception as exc:  # heard of by who waits for it
         grammars.set_exception(exc)
-    likeness.read()
+    # An embedding of 32 MB, for models whose calls are decided on by it.
+    if calling_of(model.metadata).likeness:
+        likeness.read()
 
 
 def _take(message: ToWorker, operations: Operations, out: Outbox[FromWorker]) -> None:

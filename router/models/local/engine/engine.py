@@ -107,9 +107,8 @@ class Engine:
             self._collect(block=not self._active and not len(self._waiting))
             try:
                 self._step()
-            except (
-                Exception
-            ) as exc:  # a fault of ours or of llama.cpp: who is in work fails, the engine goes on
+            except Exception as exc:
+                # A fault of ours or of llama.cpp: who is in work fails, the engine goes on.
                 self._start_over(exc)
         self._collect(block=False)
         for sequence in [*self._active, *self._waiting.in_turn()]:

@@ -94,9 +94,8 @@ class NativeModel:
         params.n_seq_max = SEQUENCES
         params.n_threads = params.n_threads_batch = self.threads
         params.kv_unified = True
-        params.swa_full = (
-            True  # without it a model with a sliding window forgets the prefixes that are kept for reuse
-        )
+        # Without it a model with a sliding window forgets the prefixes that are kept for reuse.
+        params.swa_full = True
         params.no_perf = True
         context = self._lib.llama_init_from_model(self._model, params)
         if not context:
@@ -335,7 +334,6 @@ class Batch:
         struct.logits = self._output.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
         self.struct = struct
         self.size = size
-        self.outputs = 0
 
     def __len__(self) -> int:
         return int(self.struct.n_tokens)
@@ -348,7 +346,6 @@ class Batch:
     def clear(self) -> None:
         """Empty it."""
         self.struct.n_tokens = 0
-        self.outputs = 0
 
     def add(self, token: int, position: int, sequence: int, *, output: bool) -> None:
         """Append one token; with `output`, its prediction is computed too."""
@@ -358,7 +355,6 @@ class Batch:
         self._sequence[at] = sequence
         self._output[at] = output
         self.struct.n_tokens = at + 1
-        self.outputs += output
 
     def extend(self, tokens: Sequence[int], position: int, sequence: int, *, output: bool) -> None:
         """Append tokens of one sequence from `position` on; with `output`, the last one's prediction is computed."""
@@ -369,4 +365,3 @@ class Batch:
         self._output[begin:end] = 0
         self._output[end - 1] = output
         self.struct.n_tokens = end
-        self.outputs += output
