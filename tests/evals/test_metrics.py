@@ -6,7 +6,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from smallfirst.evals.metrics import curve, expected_calibration_error, interval
+from smallfirst.evals.metrics import (
+    aiq,
+    apgr_interval,
+    cost_of_quality,
+    curve,
+    draws,
+    expected_calibration_error,
+    hull,
+    interval,
+    percentiles,
+    reliability,
+)
 
 
 def apgr(score: list[float], weak: list[float], strong: list[float]) -> float:
@@ -87,3 +98,47 @@ def test_an_interval_holds_the_figure_and_repeats_with_its_seed() -> None:
     assert first is not None
     assert first[0] < values.mean() < first[1]
     assert interval(lambda drawn: None, 10, samples=5, seed=0) is None
+
+
+def test_all_bootstrap_samples_at_once_give_the_interval_that_one_by_one_gives() -> None:
+    rng = np.random.default_rng(4)
+    score, weak = rng.integers(0, 20, 80), rng.integers(0, 2, 80)
+    strong = np.maximum(weak, rng.integers(0, 2, 80))
+
+    def figure(drawn: npt.NDArray[np.intp]) -> float | None:
+        line = curve(score[drawn], weak[drawn], strong[drawn])
+        return line.apgr if line else None
+
+    one_by_one = interval(figure, 80, samples=60, seed=7)
+    assert one_by_one is not None
+    assert apgr_interval(score, weak, strong, draws(80, samples=60, seed=7)) == pytest.approx(one_by_one)
+    assert apgr_interval([1.0], [1], [0], draws(1, samples=3, seed=0)) is None
+    assert percentiles([np.nan]) is None
+
+
+def test_reliability_tells_of_each_bin_that_has_rows() -> None:
+    assert reliability([0.05, 0.95, 0.85, 1.0], [0, 1, 0, 1]) == [
+        (0.05, 0.0, 1),
+        (0.85, 0.0, 1),
+        (0.975, 1.0, 2),
+    ]
+
+
+def test_a_hull_leaves_out_what_a_mix_of_two_settings_beats() -> None:
+    line = hull([3, 1, 2, 2, 4], [0.7, 0.2, 0.3, 0.6, 0.65])
+    assert line.tolist() == [[1, 0.2], [2, 0.6], [3, 0.7]]
+    assert hull([1, 2, 3], [0.0, 0.1, 0.6]).tolist() == [[1, 0.0], [3, 0.6]]
+
+
+def test_the_area_is_a_mean_quality_over_the_range_of_cost() -> None:
+    line = hull([1, 2], [0.2, 0.6])
+    assert aiq(line, 1, 2) == pytest.approx(0.4)
+    assert aiq(line, 1, 3) == pytest.approx((0.4 + 0.6) / 2)
+    assert aiq(line, 2, 2) == 0.6
+
+
+def test_the_cost_of_a_quality_lies_on_the_hull() -> None:
+    line = hull([1, 2], [0.2, 0.6])
+    assert cost_of_quality(line, 0.4) == pytest.approx(1.5)
+    assert cost_of_quality(line, 0.1) == 1
+    assert cost_of_quality(line, 0.7) is None
