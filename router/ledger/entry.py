@@ -6,30 +6,63 @@ from typing import Literal
 
 import msgspec
 
+AttemptOutcome = Literal["ok", "discarded", "unused", "error", "timeout", "cancelled", "broken"]
+
 
 class AttemptRecord(msgspec.Struct, frozen=True):
     """One model that was asked.
 
     Attributes:
+        outcome: `discarded`: it answered, but not well enough; `unused`: it was asked early and not needed.
         retries: How often the same model was tried again within the attempt.
+        input_tokens, output_tokens: Of all its samples.
         cost_usd: None where the price is unknown.
+        error_code: Of a failure; of a discarded answer `unsure`, `disagreed` or `invalid`.
+        early: Whether it was asked while the model before it still answered.
     """
 
     model: str
     tier: Literal["local", "cloud"]
-    outcome: Literal["ok", "discarded", "error", "timeout", "cancelled", "broken"]
+    outcome: AttemptOutcome
     retries: int
     duration_ms: float
     input_tokens: int
     output_tokens: int
     cost_usd: float | None
     error_code: str | None = None
+    early: bool = False
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer turned out to be worth. A later one of the same request and source replaces it.
+
+    Attributes:
+        source: `feedback` of the caller, or `shadow`: comparison with the baseline's answer.
+        recorded_at: Unix seconds.
+        score: 0 (wrong) to 1 (right); None where it could not be told.
+        loss: Against the baseline, in [-1, 1]; None where it is not known.
+        detail: How it came about, as a stable word.
+        comment: The caller's; kept only where the settings say so.
+    """
+
+    request_id: str
+    source: Literal["feedback", "shadow"]
+    tenant: str
+    recorded_at: float
+    policy: str = ""
+    model: str | None = None
+    score: float | None = None
+    loss: float | None = None
+    detail: str = ""
+    comment: str | None = None
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One request.
 
     Attributes:
+        kind: `request` of a caller; `shadow`: one of our own, that compares an answer with the baseline's. It costs
+            money like any other, but nobody asked for it.
         started_at: Unix seconds.
         duration_ms: Until the end of the answer.
         ttft_ms: Until the first chunk of a stream.
@@ -81,6 +114,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str | None = None
     http_status: int = 200
     stream: bool = False
+    kind: Literal["request", "shadow"] = "request"
 
     @property
     def saved_usd(self) -> float | None:

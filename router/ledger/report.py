@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from ..errors import LedgerError
+from .schema import OUTCOMES_SINCE, schema_version
 
 GROUPS = ("day", "model", "route", "agent", "tenant", "policy", "task", "tag")
 
@@ -35,7 +36,9 @@ class Summary:
         fallbacks: Requests that a second model answered because the first failed.
         unknown_cost: Requests whose price is not known; they are in no sum of money.
         estimated: Requests whose token counts are our estimate.
-        cost_usd: Sum of the known costs.
+        cost_usd: Sum of the known costs, comparisons with the baseline included.
+        shadows: Comparisons with the baseline, in the background; they are no requests, but cost money.
+        shadow_usd: Their share of `cost_usd`.
         baseline_usd: What the baseline model would have cost, over requests where both costs are known.
         saved_usd: `baseline_usd` less the cost of the same requests.
         saved_share: Of `baseline_usd`; None where that is 0.
@@ -65,6 +68,8 @@ class Summary:
     latency_ms_p95: float | None
     latency_ms_p99: float | None
     overhead_ms_p50: float | None
+    shadows: int = 0
+    shadow_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +189,12 @@ class _Row(msgspec.Struct, frozen=True):
     cache: str
     attempts: str
     status: str
+    kind: str
 
     @property
     def fell_back(self) -> bool:
-        return self.status == "ok" and self.attempts.count('"model":') > 1
+        asked = self.attempts.count('"model":') - self.attempts.count('"outcome":"unused"')
+        return self.status == "ok" and asked > 1
 
 
 def _read(path: Path, since: datetime | None, until: datetime | None) -> Iterator[_Row]:
@@ -195,12 +202,15 @@ def _read(path: Path, since: datetime | None, until: datetime | None) -> Iterato
         raise LedgerError(f"nothing is recorded yet: there is no ledger at {path}")
     low = since.timestamp() if since else -math.inf
     high = until.timestamp() if until else math.inf
-    query = (
-        f"SELECT {', '.join(_READ)} FROM entries WHERE started_at >= ? AND started_at < ? ORDER BY started_at"  # noqa: S608
-    )
     try:
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
         try:
+            # A file that no newer version has written to yet has no kinds.
+            kind = "kind" if schema_version(connection) >= OUTCOMES_SINCE else "'request'"
+            query = (
+                f"SELECT {', '.join(_READ)}, {kind} FROM entries WHERE started_at >= ? AND started_at < ? "  # noqa: S608
+                "ORDER BY started_at"
+            )
             for row in connection.execute(query, (low, high)):
                 yield _Row(*row)
         finally:
@@ -230,10 +240,12 @@ def _order(summary: Summary) -> tuple[Any, ...]:
     return (-summary.requests, tuple(summary.key.values()))
 
 
-def _summary(key: Mapping[str, str], rows: Sequence[_Row]) -> Summary:
+def _summary(key: Mapping[str, str], all_rows: Sequence[_Row]) -> Summary:
+    rows = [row for row in all_rows if row.kind == "request"]
+    shadows = [row for row in all_rows if row.kind == "shadow"]
     answered = [row for row in rows if row.status == "ok"]
     by_models = [row for row in answered if row.route in ("local", "cloud")]
-    compared = _compared(rows)
+    compared = _compared(all_rows)
     baseline = math.fsum(pair[0] for pair in compared)
     saved = math.fsum(pair[0] - pair[1] for pair in compared)
     hits = sum(row.route == "cache" for row in rows)
@@ -245,12 +257,12 @@ def _summary(key: Mapping[str, str], rows: Sequence[_Row]) -> Summary:
         errors=sum(row.status == "error" for row in rows),
         cancelled=sum(row.status == "cancelled" for row in rows),
         fallbacks=sum(row.fell_back for row in rows),
-        input_tokens=sum(row.input_tokens for row in rows),
-        cached_tokens=sum(row.cached_tokens for row in rows),
-        output_tokens=sum(row.output_tokens for row in rows),
+        input_tokens=sum(row.input_tokens for row in all_rows),
+        cached_tokens=sum(row.cached_tokens for row in all_rows),
+        output_tokens=sum(row.output_tokens for row in all_rows),
         estimated=sum(bool(row.usage_estimated) for row in rows),
-        cost_usd=math.fsum(row.cost_usd for row in rows if row.cost_usd is not None),
-        unknown_cost=sum(row.cost_usd is None for row in rows),
+        cost_usd=_known_cost(all_rows),
+        unknown_cost=sum(row.cost_usd is None for row in all_rows),
         baseline_usd=baseline,
         saved_usd=saved,
         saved_share=saved / baseline if baseline > 0 else None,
@@ -261,7 +273,13 @@ def _summary(key: Mapping[str, str], rows: Sequence[_Row]) -> Summary:
         latency_ms_p95=p95,
         latency_ms_p99=p99,
         overhead_ms_p50=overhead,
+        shadows=len(shadows),
+        shadow_usd=_known_cost(shadows),
     )
+
+
+def _known_cost(rows: Sequence[_Row]) -> float:
+    return math.fsum(row.cost_usd for row in rows if row.cost_usd is not None)
 
 
 def _percentiles(values: Sequence[float], which: Sequence[int]) -> list[float | None]:
@@ -287,7 +305,8 @@ def _steps(rows: Sequence[_Row]) -> Iterator[Step]:
     for at in range(int((last - start) // width) + 1):
         inside = members.get(at, [])
         counts = {
-            name: sum(row.route == name for row in inside) for name in ("local", "cloud", "cache", "none")
+            name: sum(row.route == name and row.kind == "request" for row in inside)
+            for name in ("local", "cloud", "cache", "none")
         }
         compared = _compared(inside)
         paid, baseline = (math.fsum(pair[which] for pair in compared) for which in (1, 0))

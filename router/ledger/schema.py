@@ -1,4 +1,4 @@
-"""The ledger's table: its columns are the fields of `Entry`, lists and objects as JSON text."""
+"""The ledger's tables: their columns are the fields of `Entry` and `Outcome`, lists and objects as JSON text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from ..errors import LedgerError
-from .entry import Entry
+from .entry import Entry, Outcome
 
 COLUMNS = Entry.__struct_fields__
 _AS_JSON = frozenset({"tags", "scores", "attempts"})
@@ -54,10 +54,36 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX entries_started_at ON entries (started_at);
     """,
+    """
+    ALTER TABLE entries ADD COLUMN kind TEXT NOT NULL DEFAULT 'request';
+    CREATE TABLE outcomes (
+        request_id TEXT NOT NULL,
+        source TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        recorded_at REAL NOT NULL,
+        policy TEXT NOT NULL,
+        model TEXT,
+        score REAL,
+        loss REAL,
+        detail TEXT NOT NULL,
+        comment TEXT,
+        PRIMARY KEY (request_id, source)
+    );
+    """,
 )
+# The first version whose entries have a kind and whose requests have outcomes.
+OUTCOMES_SINCE = 2
 
 # A request that is recorded twice (a writer that was interrupted and tried again) counts once.
 INSERT = f"INSERT OR IGNORE INTO entries ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+
+# The last one wins. An older one that waited for long does not replace a newer one of another process.
+INSERT_OUTCOME = (
+    f"INSERT INTO outcomes ({', '.join(Outcome.__struct_fields__)}) "  # noqa: S608
+    f"VALUES ({', '.join('?' * len(Outcome.__struct_fields__))}) ON CONFLICT DO UPDATE SET "
+    f"{', '.join(f'{name} = excluded.{name}' for name in Outcome.__struct_fields__)} "
+    "WHERE excluded.recorded_at >= recorded_at"
+)
 
 
 def migrate(connection: sqlite3.Connection) -> None:
@@ -66,10 +92,10 @@ def migrate(connection: sqlite3.Connection) -> None:
     Raises:
         LedgerError: The file was written by a newer version of smallfirst.
     """
-    while (version := _version(connection)) < len(MIGRATIONS):
+    while (version := schema_version(connection)) < len(MIGRATIONS):
         connection.execute("BEGIN IMMEDIATE")
         try:
-            if _version(connection) == version:
+            if schema_version(connection) == version:
                 for statement in MIGRATIONS[version].split(";"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {version + 1}")
@@ -83,7 +109,8 @@ def migrate(connection: sqlite3.Connection) -> None:
         )
 
 
-def _version(connection: sqlite3.Connection) -> int:
+def schema_version(connection: sqlite3.Connection) -> int:
+    """Return how many of the migrations a file has seen."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 

@@ -7,13 +7,16 @@ import os
 import sqlite3
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from ..errors import LedgerError
 from ..settings import LedgerSettings
-from .entry import Entry
-from .schema import INSERT, migrate, to_row
+from .entry import Entry, Outcome
+from .schema import INSERT, INSERT_OUTCOME, migrate, to_row
 
 log = logging.getLogger("smallfirst.ledger")
 
@@ -54,7 +57,7 @@ class Ledger:
     def __init__(self, settings: LedgerSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._pending: deque[Entry] = deque()
+        self._pending: deque[Entry | Outcome] = deque()
         self._written = 0
         self._lost = 0
         self._last_error: str | None = None
@@ -76,8 +79,8 @@ class Ledger:
             self._thread = threading.Thread(target=self._run, name="smallfirst-ledger", daemon=True)
             self._thread.start()
 
-    def record(self, entry: Entry) -> None:
-        """Take an entry. Costs a few microseconds, from any thread."""
+    def record(self, entry: Entry | Outcome) -> None:
+        """Take an entry, or what became of one. Costs a few microseconds, from any thread."""
         with self._lock:
             self._pending.append(entry)
             if len(self._pending) > self._settings.max_pending:
@@ -129,7 +132,7 @@ class Ledger:
             try:
                 connection = self._open()
                 with connection:
-                    connection.executemany(INSERT, map(to_row, batch))
+                    _write(connection, batch)
             except (sqlite3.Error, OSError, LedgerError) as exc:
                 self._failed(exc)
                 with self._lock:
@@ -172,3 +175,9 @@ class Ledger:
                 raise
             self._connection = connection
         return self._connection
+
+
+def _write(connection: sqlite3.Connection, batch: Sequence[Entry | Outcome]) -> None:
+    connection.executemany(INSERT, [to_row(entry) for entry in batch if isinstance(entry, Entry)])
+    outcomes = [msgspec.structs.astuple(outcome) for outcome in batch if isinstance(outcome, Outcome)]
+    connection.executemany(INSERT_OUTCOME, outcomes)

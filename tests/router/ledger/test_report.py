@@ -6,6 +6,8 @@ import json
 import math
 import random
 import re
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -158,3 +160,52 @@ def test_no_ledger_and_a_broken_one_are_clear_errors(tmp_path: Path) -> None:
     (tmp_path / "bad.db").write_bytes(b"no database" * 1000)
     with pytest.raises(LedgerError, match="cannot be read"):
         make(tmp_path / "bad.db")
+
+
+def shadowed(path: Path) -> Report:
+    """A local answer that saved 3 cents, and what comparing it cost: 2 cents."""
+    usual: dict[str, Any] = {
+        "started_at": NOW.timestamp(),
+        "duration_ms": 5.0,
+        "tags": ("t",),
+        "input_tokens": 10,
+    }
+    answer = Entry(
+        request_id="r1", route="local", model="small", cost_usd=0.0, baseline_cost_usd=0.03, **usual
+    )
+    comparison = Entry(
+        request_id="shadow_r1",
+        kind="shadow",
+        route="cloud",
+        model="big",
+        cost_usd=0.02,
+        baseline_cost_usd=0.0,
+        **{**usual, "duration_ms": 900.0},
+    )
+    write(path, [answer, comparison])
+    return make(path, by=("tag",))
+
+
+def test_comparisons_with_the_baseline_cost_money_and_are_no_requests(tmp_path: Path) -> None:
+    total = shadowed(tmp_path / "ledger.db").total
+    assert (total.requests, total.local_share, total.latency_ms_p99) == (1, 1.0, 5.0)
+    assert (total.shadows, total.shadow_usd, total.cost_usd) == (1, 0.02, 0.02)
+    assert total.saved_usd == pytest.approx(0.01)
+    assert total.input_tokens == 20
+
+
+def test_comparisons_are_billed_to_the_request_s_groups_and_said_on_the_page(tmp_path: Path) -> None:
+    report = shadowed(tmp_path / "ledger.db")
+    assert [(row.key, row.requests, row.cost_usd) for row in report.rows] == [({"tag": "t"}, 1, 0.02)]
+    assert sum(step.local + step.cloud for step in report.steps) == 1
+    assert "$0.0200 of it for 1 comparisons" in html(report)
+
+
+def test_a_ledger_of_the_first_version_can_still_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    write(path, [Entry(request_id="r1", started_at=NOW.timestamp(), duration_ms=5.0)])
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE entries DROP COLUMN kind")
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+    assert make(path).total.requests == 1
