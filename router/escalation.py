@@ -1,18 +1,262 @@
-"""Keep a local answer, or ask the next model: decided by how sure the local model was."""
+"""Ask a model and check its answer: kept, or turned down for the next model's.
+
+Words are streamed once so many tokens are known to be sure; JSON, tool calls and answers that several samples must
+agree on are held to their end. Nothing of an answer that is turned down is ever shown.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
+from smallfirst.policies import Attempt
+
+from .billing import NOTHING, total
+from .cache import ChunkCollector, replay
+from .classification.choice import label_choice
+from .comparison import agree, can_compare
 from .confidence import Confidence
-from .wire import Reply, ReplyStream, Usage
+from .errors import RequestError, StreamBroken
+from .models.base import Model
+from .validity import flaw, may_call, must_call, wants_json
+from .wire import ChatRequest, Reply, ReplyStream, Usage
 
 # Words are held back until so many tokens are known to be sure; after that they are shown and there is no way back.
-# Tool calls and JSON are of no use before they are whole, so they are held to their end.
 HELD_TOKENS = 16
+# Further samples are drawn so freely where the caller does not say how freely.
+SAMPLE_TEMPERATURE = 0.7
+
+Cause = Literal["unsure", "disagreed", "invalid"]
+# Told the confidence of what there is of an answer, again and again while it is made and not shown.
+Watch = Callable[[Confidence | None], None]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One model asked once, and what its answer is held to.
+
+    Attributes:
+        usage_of: What a reply took, estimated where its model does not say.
+        watch: None where nobody wants to know.
+    """
+
+    model: Model
+    request: ChatRequest
+    attempt: Attempt
+    usage_of: Callable[[Reply], Usage]
+    watch: Watch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(Generic[T]):
+    """An answer, and what samples beside it took that nobody sees."""
+
+    result: T
+    besides: Usage = NOTHING
+
+
+class Rejected(Exception):
+    """A model answered, and its answer is not good enough.
+
+    Args:
+        cause: Why, as a stable word.
+        words: Why, to be put after the model's name.
+        answer: The answer, where all of it is there and it is of use should nobody else be able to answer.
+        usage: What that took, where it is known.
+        tokens: How many tokens were counted of an answer that was not finished.
+    """
+
+    def __init__(
+        self,
+        cause: Cause,
+        words: str,
+        *,
+        answer: Kept[Any] | None = None,
+        usage: Usage | None = None,
+        tokens: int = 0,
+    ) -> None:
+        super().__init__()
+        self.cause = cause
+        self.words = words
+        self.answer = answer
+        self.usage = usage
+        self.tokens = tokens
+
+
+class Form(Protocol[T]):
+    """How an answer is given: in one piece or as a stream."""
+
+    async def ask(self, ask: Ask) -> Kept[T]:
+        """Ask a model and check its answer.
+
+        Raises:
+            Rejected: It is not good enough; nothing of it runs any more.
+            RequestError: The model failed before there was anything to show.
+        """
+        ...
+
+    async def stop(self, result: T) -> None:
+        """Stop an answer that nobody wants."""
+        ...
+
+
+class Whole:
+    """Answers in one piece."""
+
+    async def ask(self, ask: Ask) -> Kept[Reply]:
+        """See `Form`."""
+        if not ask.attempt.checked:
+            return Kept(await ask.model.complete(ask.request))
+        return await _examined(ask)
+
+    async def stop(self, result: Reply) -> None:
+        """Nothing runs any more."""
+
+
+class Streamed:
+    """Answers as a stream."""
+
+    async def ask(self, ask: Ask) -> Kept[ReplyStream]:
+        """See `Form`."""
+        if ask.attempt.samples > 1:
+            try:
+                return _streamed(await _examined(replace(ask, request=_in_one_piece(ask.request))))
+            except Rejected as exc:
+                exc.answer = _streamed(exc.answer) if exc.answer is not None else None
+                raise
+        stream = await ask.model.stream(ask.request)
+        return Kept(await hold(stream, ask) if ask.attempt.checked else stream)
+
+    async def stop(self, result: ReplyStream) -> None:
+        """Stop the model."""
+        await result.aclose()
+
+
+def _in_one_piece(request: ChatRequest) -> ChatRequest:
+    body = {key: value for key, value in request.body.items() if key != "stream_options"}
+    return replace(
+        request,
+        body=body | {"stream": False},
+        fields=msgspec.structs.replace(request.fields, stream=False, stream_options=None),
+    )
+
+
+def _streamed(kept: Kept[Reply]) -> Kept[ReplyStream]:
+    return Kept(ReplyStream(replay(kept.result.body), retries=kept.result.retries), kept.besides)
+
+
+# --- whole answers ------------------------------------------------------------------------------------------------
+
+
+async def _examined(ask: Ask) -> Kept[Reply]:
+    """Ask once; if that answer is good enough, as often as the attempt says, and return what the majority says."""
+    reply = await _reply(ask)
+    _require_valid(reply, ask)
+    if _is_unsure(reply.confidence, ask.attempt):
+        raise _unsure(reply.confidence, ask, answer=Kept(reply), usage=ask.usage_of(reply))
+    # Labels whose probabilities were computed would come out the same every time.
+    if ask.attempt.samples == 1 or "classification" in reply.body or not can_compare(_message(reply)):
+        return Kept(reply)
+    replies = [reply, *await _further_samples(ask)]
+    usages = [ask.usage_of(one) for one in replies]
+    chosen, alike = _likeliest(replies, ask)
+    if 2 * alike <= ask.attempt.samples:
+        words = f"disagreed with itself ({alike} of {ask.attempt.samples} answers alike)"
+        raise Rejected("disagreed", words, answer=Kept(reply, total(*usages[1:])), usage=total(*usages))
+    return Kept(replies[chosen], total(*usages[:chosen], *usages[chosen + 1 :]))
+
+
+def _likeliest(replies: Sequence[Reply], ask: Ask) -> tuple[int, int]:
+    """Return which answer most others agree with, the first of several, and how many give it.
+
+    Self-consistency (Wang et al., 2023), over what answers mean: calls and JSON as values, short texts without case and
+    punctuation. An answer that is not valid agrees with no other.
+    """
+    messages = [None if _flaw(reply, ask) else _message(reply) for reply in replies]
+
+    def alike(message: Mapping[str, Any] | None) -> int:
+        if message is None:
+            return 0
+        return sum(message is one or agree(message, one) is True for one in messages if one is not None)
+
+    counts = [alike(message) for message in messages]
+    most = max(counts)
+    return counts.index(most), most
+
+
+def _message(reply: Reply) -> Mapping[str, Any]:
+    return reply.body["choices"][0].get("message") or {}
+
+
+async def _reply(ask: Ask) -> Reply:
+    """Ask once, as a stream where somebody watches. Labels come in one step, and their probabilities in no stream."""
+    if ask.watch is None or label_choice(ask.request.fields) is not None:
+        return await ask.model.complete(ask.request)
+    stream = await ask.model.stream(ask.request)
+    collector = ChunkCollector()
+    try:
+        async for chunk in stream:
+            collector.add(chunk)
+            ask.watch(stream.confidence)
+    except BaseException:
+        await stream.aclose()
+        raise
+    body = collector.body()
+    if body is None:
+        raise StreamBroken(f"The answer of model '{ask.model.name}' ended before it was complete.")
+    return Reply(body, Usage.from_wire(collector.usage), stream.retries, stream.confidence)
+
+
+async def _further_samples(ask: Ask) -> list[Reply]:
+    """Ask again, at once; a sample that fails is left out and so agrees with no other."""
+    temperature = ask.request.fields.temperature or SAMPLE_TEMPERATURE
+    first = ask.request.fields.seed or 0
+
+    async def sample(at: int) -> Reply | None:
+        varied = ChatRequest.of(ask.request, {"temperature": temperature, "seed": first + at}, stream=False)
+        try:
+            return await ask.model.complete(varied)
+        except RequestError:
+            return None
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(sample(at)) for at in range(1, ask.attempt.samples)]
+    return [reply for task in tasks if (reply := task.result()) is not None]
+
+
+def _flaw(reply: Reply, ask: Ask) -> str | None:
+    return flaw(reply.body, ask.request.fields) if ask.attempt.valid else None
+
+
+def _require_valid(reply: Reply, ask: Ask) -> None:
+    found = _flaw(reply, ask)
+    if found is not None:
+        raise Rejected("invalid", f"gave no valid answer ({found})", usage=ask.usage_of(reply))
+
+
+def _is_unsure(confidence: Confidence | None, attempt: Attempt) -> bool:
+    """Whether an answer falls short; one whose model tells no confidence does so only where `sure` is asked for."""
+    if confidence is None:
+        return attempt.sure
+    return confidence.value < attempt.min_confidence
+
+
+def _unsure(
+    confidence: Confidence | None, ask: Ask, *, answer: Kept[Any] | None, usage: Usage | None
+) -> Rejected:
+    if confidence is None:
+        return Rejected("unsure", "told no confidence", answer=answer, usage=usage)
+    words = f"was unsure ({confidence.value:.2f}, under {ask.attempt.min_confidence:.2f})"
+    return Rejected("unsure", words, answer=answer, usage=usage, tokens=confidence.tokens)
+
+
+# --- streams ------------------------------------------------------------------------------------------------------
 
 
 class _Delta(msgspec.Struct):
@@ -26,104 +270,101 @@ class _Choice(msgspec.Struct):
 
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
-    usage: dict[str, Any] | None = None
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
 
 
-class Unsure(Exception):
-    """A local model answered, but was not sure.
-
-    Attributes:
-        answer: What it said, where all of it is there: should nobody else be able to answer.
-        usage: What that took, where it is known.
-    """
-
-    def __init__(
-        self,
-        confidence: Confidence | None,
-        least: float,
-        answer: Reply | ReplyStream | None,
-        usage: Usage | None,
-    ) -> None:
-        super().__init__()
-        self.value = 0.0 if confidence is None else confidence.value
-        self.least = least
-        self.answer = answer
-        self.usage = usage
-
-
-def is_unsure(confidence: Confidence | None, least: float) -> bool:
-    """Whether a reply falls short of a threshold; one whose model tells no confidence never does."""
-    return confidence is not None and confidence.value < least
-
-
-async def hold(stream: ReplyStream, least: float, *, whole: bool) -> ReplyStream:
-    """Hold a stream back until it is known whether the model is sure.
+async def hold(stream: ReplyStream, ask: Ask) -> ReplyStream:
+    """Hold a stream back until it is known whether its answer is good enough.
 
     Args:
         stream: The model's.
-        least: The least confidence to go on with, in 0..1.
-        whole: Hold it to its end: nothing in it is of use before that.
+        ask: What was asked, and what the answer is held to.
 
     Returns:
         The stream from its first chunk on.
 
     Raises:
-        Unsure: The model was; the stream is closed.
+        Rejected: The answer is not good enough; the stream is closed.
         RequestError: The stream failed while it was held.
     """
+    fields, attempt = ask.request.fields, ask.attempt
+    by_confidence = attempt.sure or (attempt.min_confidence > 0 and stream.tells_confidence)
+    if not by_confidence and not (attempt.valid and (wants_json(fields) or may_call(fields))):
+        return stream
+    # A risk budget was calibrated on the confidence of whole answers: its first tokens' would not do.
+    whole = attempt.sure or wants_json(fields) or (attempt.valid and must_call(fields))
     held: list[bytes] = []
-    ended = True
+    calling, ended = False, True
     chunks = aiter(stream)
     try:
         async for chunk in chunks:
             held.append(chunk)
+            if ask.watch is not None:
+                ask.watch(stream.confidence)
+            if whole or calling:
+                continue
+            deltas = [choice.delta for choice in _decode(chunk).choices]
+            calling = any(delta.tool_calls for delta in deltas)
             known = stream.confidence
-            enough = known is not None and known.tokens >= HELD_TOKENS
-            if enough and not whole and not _calls(chunk):
+            if by_confidence:
+                enough = known is not None and known.tokens >= HELD_TOKENS
+            else:
+                enough = any(delta.content for delta in deltas)
+            if enough and not calling:
                 ended = False
                 break
+        return _judged(stream, ask, _Resumed(stream, held, None if ended else chunks))
     except BaseException:
         await stream.aclose()
         raise
-    resumed = _Resumed(stream, held, chunks)
-    if is_unsure(stream.confidence, least):
-        if not ended:
-            await stream.aclose()
-        raise Unsure(stream.confidence, least, resumed if ended else None, _usage(held[-1]))
+
+
+def _judged(stream: ReplyStream, ask: Ask, resumed: _Resumed) -> ReplyStream:
+    """Return a held stream if its answer is good enough so far."""
+    usage = None
+    if resumed.ended:
+        reply = resumed.reply()
+        if reply is None:
+            raise StreamBroken(f"The answer of model '{ask.model.name}' ended before it was complete.")
+        _require_valid(reply, ask)
+        usage = ask.usage_of(reply)
+    if _is_unsure(stream.confidence, ask.attempt):
+        answer = Kept(resumed) if resumed.ended else None
+        raise _unsure(stream.confidence, ask, answer=answer, usage=usage)
     return resumed
 
 
-def check(reply: Reply, least: float) -> Reply:
-    """Return a reply whose model was sure.
-
-    Raises:
-        Unsure: It was not.
-    """
-    if is_unsure(reply.confidence, least):
-        raise Unsure(reply.confidence, least, reply, reply.usage)
-    return reply
-
-
-def _usage(chunk: bytes) -> Usage | None:
-    return Usage.from_wire(_decode(chunk).usage)
-
-
-def _calls(chunk: bytes) -> bool:
-    return any(choice.delta.tool_calls for choice in _decode(chunk).choices)
-
-
 class _Resumed(ReplyStream):
-    """A stream whose first chunks were read already. A class and not a generator: closing it must close the stream."""
+    """A stream whose first chunks were read already. A class and not a generator: closing it must close the stream.
 
-    def __init__(self, stream: ReplyStream, held: list[bytes], rest: AsyncIterator[bytes]) -> None:
+    Args:
+        stream: The model's.
+        held: What was read.
+        rest: What follows; None where that was all.
+    """
+
+    def __init__(self, stream: ReplyStream, held: list[bytes], rest: AsyncIterator[bytes] | None) -> None:
         super().__init__(self, retries=stream.retries)
         self._stream = stream
         self._held = held[::-1]
         self._rest = rest
         self.confidence = stream.confidence
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of it was read."""
+        return self._rest is None
+
+    def reply(self) -> Reply | None:
+        """Return what was read as one answer; None where that is not whole."""
+        collector = ChunkCollector()
+        for chunk in reversed(self._held):
+            collector.add(chunk)
+        body = collector.body()
+        usage = Usage.from_wire(collector.usage)
+        return None if body is None else Reply(body, usage, self.retries, self.confidence)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -131,6 +372,8 @@ class _Resumed(ReplyStream):
     async def __anext__(self) -> bytes:
         if self._held:
             return self._held.pop()
+        if self._rest is None:
+            raise StopAsyncIteration
         chunk = await anext(self._rest)
         self.confidence = self._stream.confidence
         return chunk

@@ -14,6 +14,7 @@ from .answer import Receipt, Route
 from .errors import ModelTimeout, RequestError, StreamBroken
 from .hints import Hints
 from .ledger import AttemptRecord, Entry
+from .ledger.entry import AttemptOutcome
 from .prices import PriceList
 from .routing import Plan, Target
 from .settings import AnyModelSettings
@@ -26,7 +27,8 @@ Status = Literal["ok", "error", "cancelled"]
 class Journey:
     """Collects what happens to one request.
 
-    Times are `time.perf_counter()` seconds; `started_at` is Unix time.
+    Times are `time.perf_counter()` seconds; `started_at` is Unix time. `model_seconds` is the time that somebody waited
+    for a model: of two that run at once it counts one. `early` is the attempt that was asked before its turn.
     """
 
     request: ChatRequest
@@ -44,17 +46,7 @@ class Journey:
     first_chunk: float | None = None
     fallback_reason: str | None = None
     escalation: str | None = None
-
-    def attempted(
-        self, attempt: Attempt, *, begun: float, usage: Usage | None, cost_usd: float | None, retries: int = 0
-    ) -> None:
-        """Note that a model answered."""
-        self._note(attempt, "ok", begun, usage or Usage(), cost_usd, retries, None)
-        self.answered_by, self.usage = attempt, usage
-
-    def discarded(self, attempt: Attempt, *, begun: float, usage: Usage, cost_usd: float | None) -> None:
-        """Note that a model answered, but was not sure enough."""
-        self._note(attempt, "discarded", begun, usage, cost_usd, 0, None)
+    early: Attempt | None = None
 
     def failed(
         self,
@@ -64,45 +56,40 @@ class Journey:
         begun: float,
         usage: Usage | None = None,
         cost_usd: float | None = 0.0,
-        retries: int = 0,
     ) -> None:
         """Note that a model failed, or (with `error` None) that the caller left while it answered."""
-        self._note(
-            attempt,
-            _outcome(error),
-            begun,
-            usage or Usage(),
-            cost_usd,
-            retries,
-            error.code if error else None,
-        )
+        code = error.code if error else None
+        self.note(attempt, outcome_of(error), begun=begun, usage=usage, cost_usd=cost_usd, error_code=code)
         if usage is not None:
             self.answered_by, self.usage = attempt, usage
 
-    def _note(
+    def note(
         self,
         attempt: Attempt,
-        outcome: Literal["ok", "discarded", "error", "timeout", "cancelled", "broken"],
+        outcome: AttemptOutcome,
+        *,
         begun: float,
-        usage: Usage,
+        usage: Usage | None,
         cost_usd: float | None,
-        retries: int,
-        error_code: str | None,
-    ) -> None:
-        duration = time.perf_counter() - begun
-        self.attempts.append(
-            AttemptRecord(
-                model=attempt.model,
-                tier=attempt.tier,
-                outcome=outcome,
-                retries=retries,
-                duration_ms=duration * 1000,
-                input_tokens=usage.input_tokens,
-                output_tokens=usage.output_tokens,
-                cost_usd=cost_usd,
-                error_code=error_code,
-            )
+        retries: int = 0,
+        error_code: str | None = None,
+    ) -> AttemptRecord:
+        """Note how an attempt ended; who answered in the end is not touched by it."""
+        counted = usage or Usage()
+        record = AttemptRecord(
+            model=attempt.model,
+            tier=attempt.tier,
+            outcome=outcome,
+            retries=retries,
+            duration_ms=(time.perf_counter() - begun) * 1000,
+            input_tokens=counted.input_tokens,
+            output_tokens=counted.output_tokens,
+            cost_usd=cost_usd,
+            error_code=error_code,
+            early=attempt is self.early,
         )
+        self.attempts.append(record)
+        return record
 
     @property
     def cost_usd(self) -> float | None:
@@ -213,7 +200,8 @@ def _reason_code(journey: Journey, error: RequestError | None) -> str:
     return (error.code if error else None) or "not_decided"
 
 
-def _outcome(error: RequestError | None) -> Literal["error", "timeout", "cancelled", "broken"]:
+def outcome_of(error: RequestError | None) -> AttemptOutcome:
+    """Return how an attempt ended that failed so, or (None) whose caller left."""
     if error is None:
         return "cancelled"
     if isinstance(error, ModelTimeout):

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from smallfirst.policies import Attempt
-
 from .answer import Receipt
+from .billing import Answered
 from .cache import ChunkCollector
 from .errors import RequestError
 from .journey import Journey, Status
@@ -28,7 +27,7 @@ class Relay:
     """An async iterator over chunks (JSON bytes) with `aclose()`.
 
     Whatever way it ends (complete, failed, closed early, cancelled), the model's stream is closed and the ledger gets
-    its entry, once. With `attempt` None it relays a stored answer, which has its entry already.
+    its entry, once. Without `answered` it relays a stored answer, which has its entry already.
     A class and not a generator: a generator that was never started would skip its clean-up.
     """
 
@@ -38,19 +37,16 @@ class Relay:
         journey: Journey,
         stream: ReplyStream,
         receipt: Receipt,
-        *,
-        attempt: Attempt | None,
-        begun: float,
+        answered: Answered[ReplyStream] | None = None,
     ) -> None:
         self.receipt = receipt
         self._gateway = gateway
         self._journey = journey
         self._stream = stream
         self._chunks = aiter(stream)
-        self._attempt = attempt
-        self._begun = begun
+        self._answered = answered
         self._collector = ChunkCollector()
-        self._finished = attempt is None
+        self._finished = answered is None
         options = journey.request.fields.stream_options
         self._wants_usage = options is not None and options.include_usage
 
@@ -85,27 +81,28 @@ class Relay:
         await self._stream.aclose()
 
     def _complete(self) -> None:
-        if self._finished or self._attempt is None:
+        if self._finished or self._answered is None:
             return
-        body = self._collector.body()
-        usage = self._usage()
-        cost = self._gateway.price(self._attempt.model, usage)
-        self._journey.attempted(
-            self._attempt, begun=self._begun, usage=usage, cost_usd=cost, retries=self._stream.retries
+        cost = self._gateway.billing.answered(
+            self._journey, self._answered, self._usage(), retries=self._stream.retries
         )
+        body = self._collector.body()
         if body is not None:
-            self._gateway.store(self._journey, self._attempt, body, cost)
+            self._gateway.store(self._journey, self._answered.attempt, body, cost)
         self._finish("ok", None)
 
     def _stopped(self, status: Status, error: RequestError | None) -> None:
-        if self._finished or self._attempt is None:
+        if self._finished or self._answered is None:
             return
-        self._gateway.attempt_stopped(self._journey, self._attempt, error, self._usage(), self._begun)
+        spent = self._answered.spent(self._usage())
+        self._gateway.billing.stopped(
+            self._journey, self._answered.attempt, error, spent, self._answered.begun
+        )
         self._finish(status, error)
 
     def _usage(self) -> Usage:
         reported = Usage.from_wire(self._collector.usage)
-        return reported or self._gateway.estimate_usage(self._journey, self._collector.text)
+        return reported or self._gateway.billing.estimate(self._journey, self._collector.text)
 
     def _finish(self, status: Status, error: RequestError | None) -> None:
         self._finished = True

@@ -1,0 +1,288 @@
+"""Run a plan: ask one model after the other until one answers well enough, the next one early where that may pay.
+
+While a checked local answer is made and nothing of it is shown, the next attempt's call may start already
+(`Attempt.early`). Its turn comes if the local answer is turned down: then it is waited for as any other. If not, it is
+stopped and booked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Generic, TypeVar
+
+from smallfirst.policies import Attempt
+
+from .billing import Answered, Billing, total
+from .confidence import Confidence
+from .errors import (
+    InvalidRequest,
+    ModelError,
+    ModelTimeout,
+    ModelUnavailable,
+    RequestError,
+    StreamBroken,
+    UpstreamError,
+)
+from .escalation import Ask, Form, Kept, Rejected, Watch
+from .health import ModelHealth
+from .journey import Journey, outcome_of
+from .ledger import AttemptRecord
+from .ledger.entry import AttemptOutcome
+from .models.base import Model
+from .wire import Reply, Usage
+
+# Before so many tokens were counted, no call is started early: one odd first word says little.
+EARLY_TOKENS = 4
+
+# Statuses by which a cloud says that our account or settings are wrong: another model may still answer.
+_NOT_THE_CALLERS_FAULT = frozenset({401, 402, 403, 404})
+
+T = TypeVar("T")
+
+
+class Runner:
+    """Runs plans.
+
+    Args:
+        models: By name.
+        health: Told who answers and who does not.
+        billing: Prices what was used.
+    """
+
+    def __init__(self, models: Mapping[str, Model], health: ModelHealth, billing: Billing) -> None:
+        self.models = models
+        self.health = health
+        self.billing = billing
+
+    async def run(self, journey: Journey, form: Form[T]) -> Answered[T]:
+        """Ask the models of a journey's plan in order until one answers well enough.
+
+        Notes every attempt in the journey but the one that is returned: that has not ended yet.
+
+        Raises:
+            RequestError: No model answered; the first failure. Attempts are noted.
+        """
+        return await _Course(self, journey, form).run()
+
+
+class _Ahead(Generic[T]):
+    """The next attempt's call, started before its turn."""
+
+    def __init__(self, course: _Course[T], at: int) -> None:
+        self.attempt = course.attempts[at]
+        self.begun = time.perf_counter()
+        self.asked = False
+        self.task = asyncio.get_running_loop().create_task(self._ask(course, at))
+        # Should nobody come to look at its failure, that is no bug of ours.
+        self.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def _ask(self, course: _Course[T], at: int) -> Kept[T]:
+        self.asked = True
+        return await course.ask(at)
+
+
+class _Course(Generic[T]):
+    """One request's way through its plan."""
+
+    def __init__(self, runner: Runner, journey: Journey, form: Form[T]) -> None:
+        assert journey.plan is not None
+        *before, last = journey.plan.decision.attempts
+        # Nobody comes after the last one: its answer is taken as it is.
+        self.attempts = (*before, Attempt(last.model, last.tier) if last.checked or last.early else last)
+        self._runner = runner
+        self._journey = journey
+        self._form = form
+        self._ahead: _Ahead[T] | None = None
+        self._failure: tuple[Attempt, RequestError] | None = None
+        self._spare: tuple[Answered[T], AttemptRecord] | None = None
+
+    async def run(self) -> Answered[T]:
+        try:
+            for at in range(len(self.attempts)):
+                answered = await self._try(at)
+                if answered is not None:
+                    break
+            else:
+                answered = self._answer_to_spare()
+        except BaseException as exc:
+            await self._stop_ahead("cancelled" if isinstance(exc, asyncio.CancelledError) else "unused")
+            raise
+        if self._ahead is not None:
+            await self._settle(answered)
+        return answered
+
+    async def ask(self, at: int, watch: Watch | None = None) -> Kept[T]:
+        """Ask a model and check its answer; see `Form.ask`."""
+        attempt, journey = self.attempts[at], self._journey
+        usage_of = partial(self._runner.billing.usage_of, journey)
+        model = self._runner.models[attempt.model]
+        return await self._form.ask(Ask(model, journey.request, attempt, usage_of, watch))
+
+    async def _try(self, at: int) -> Answered[T] | None:
+        """Ask a model; returns None where the next one is to be asked."""
+        attempt, journey = self.attempts[at], self._journey
+        waited = begun = time.perf_counter()
+        ahead, self._ahead = self._ahead, None
+        try:
+            if ahead is not None:
+                begun = ahead.begun
+                kept = await ahead.task
+            else:
+                kept = await self.ask(at, partial(self._notice, at) if attempt.early else None)
+        except Rejected as exc:
+            journey.model_seconds += time.perf_counter() - waited
+            self._rejected(at, exc, begun)
+        except RequestError as exc:
+            journey.model_seconds += time.perf_counter() - waited
+            self._failed(attempt, exc, begun)
+            if not _another_may_do_better(exc):
+                raise
+            self._failure = self._failure or (attempt, exc)
+        except asyncio.CancelledError:
+            self._left(attempt, begun)
+            if ahead is not None:
+                await self._drop(ahead)
+            raise
+        else:
+            journey.model_seconds += time.perf_counter() - waited
+            self._runner.health.succeeded(attempt.model)
+            if self._failure is not None:
+                journey.fallback_reason = f"{self._failure_in_words()}; {attempt.model} answers instead"
+            return Answered(kept.result, attempt, begun, kept.besides)
+        return None
+
+    def _rejected(self, at: int, exc: Rejected, begun: float) -> None:
+        """Note an answer that was not kept; it was made and costs what it cost."""
+        attempt, journey, billing = self.attempts[at], self._journey, self._runner.billing
+        self._runner.health.succeeded(attempt.model)
+        usage = exc.usage or billing.estimate(journey, tokens=exc.tokens)
+        cost = billing.price(attempt.model, usage)
+        record = journey.note(
+            attempt, "discarded", begun=begun, usage=usage, cost_usd=cost, error_code=exc.cause
+        )
+        journey.escalation = f"{attempt.model} {exc.words}; {self.attempts[at + 1].model} answers"
+        if exc.answer is not None:
+            self._spare = Answered(exc.answer.result, attempt, begun, exc.answer.besides), record
+
+    def _failed(self, attempt: Attempt, exc: RequestError, begun: float) -> None:
+        journey, billing = self._journey, self._runner.billing
+        if _may_have_read_the_prompt(exc):
+            billing.stopped(journey, attempt, exc, billing.estimate(journey), begun)
+        else:
+            journey.failed(attempt, exc, begun=begun)
+        if _is_down(exc):
+            self._runner.health.failed(attempt.model)
+
+    def _left(self, attempt: Attempt, begun: float) -> None:
+        """Note that the caller left while a model answered."""
+        billing = self._runner.billing
+        billing.stopped(self._journey, attempt, None, billing.estimate(self._journey), begun)
+
+    def _answer_to_spare(self) -> Answered[T]:
+        """Return the answer that was not good enough, now that it is all there is.
+
+        Raises:
+            RequestError: There is none, or the policy would rather fail.
+        """
+        assert self._failure is not None, "the last answer is not checked, so it failed"
+        if self._spare is None or not self._journey.target.policy.fallback_to_local:
+            raise self._failure[1]
+        answered, record = self._spare
+        # It will be booked as the answer: once, and with the time that it took then.
+        self._journey.attempts.remove(record)
+        model = answered.attempt.model
+        self._journey.fallback_reason = f"{self._failure_in_words()}; {model} was unsure, but answers"
+        begun = time.perf_counter() - record.duration_ms / 1000
+        return Answered(answered.result, answered.attempt, begun, answered.besides)
+
+    def _failure_in_words(self) -> str:
+        assert self._failure is not None
+        attempt, error = self._failure
+        return f"{attempt.model} failed ({error.code or error.status})"
+
+    # --- the next attempt, early --------------------------------------------------------------------------------
+
+    def _notice(self, at: int, confidence: Confidence | None) -> None:
+        """Start the next attempt if this one is likely to be turned down."""
+        if self._ahead is not None or confidence is None or confidence.tokens < EARLY_TOKENS:
+            return
+        if confidence.value < self.attempts[at].early:
+            self._journey.early = self.attempts[at + 1]
+            self._ahead = _Ahead(self, at + 1)
+
+    async def _settle(self, answered: Answered[T]) -> None:
+        """Stop the early call that is not needed; should the caller leave meanwhile, the answer too."""
+        try:
+            await self._stop_ahead("unused")
+        except BaseException:
+            self._left(answered.attempt, answered.begun)
+            await self._form.stop(answered.result)
+            raise
+
+    async def _stop_ahead(self, outcome: AttemptOutcome) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return
+        ahead.task.cancel()
+        try:
+            await asyncio.wait({ahead.task})
+        finally:
+            self._book_ahead(ahead, outcome)
+            await self._drop(ahead)
+
+    async def _drop(self, ahead: _Ahead[T]) -> None:
+        """Stop the answer of an early call that came too late to be stopped before."""
+        task = ahead.task
+        if task.done() and not task.cancelled() and task.exception() is None:
+            await self._form.stop(task.result().result)
+
+    def _book_ahead(self, ahead: _Ahead[T], outcome: AttemptOutcome) -> None:
+        """Note an early call that was not needed."""
+        task, billing = ahead.task, self._runner.billing
+        usage, code = billing.estimate(self._journey), None
+        if not ahead.asked:
+            return  # stopped before it began: nobody was asked
+        if task.done() and not task.cancelled():
+            failure = task.exception()
+            if failure is None:
+                kept = task.result()
+                if isinstance(kept.result, Reply):
+                    usage = total(billing.usage_of(self._journey, kept.result), kept.besides)
+                self._runner.health.succeeded(ahead.attempt.model)
+            elif isinstance(failure, Rejected):
+                usage = failure.usage or usage
+            elif isinstance(failure, RequestError):
+                outcome, code = outcome_of(failure), failure.code
+                usage = usage if _may_have_read_the_prompt(failure) else Usage()
+                if _is_down(failure):
+                    self._runner.health.failed(ahead.attempt.model)
+            else:
+                raise failure
+        cost = billing.price(ahead.attempt.model, usage)
+        self._journey.note(
+            ahead.attempt, outcome, begun=ahead.begun, usage=usage, cost_usd=cost, error_code=code
+        )
+
+
+def _another_may_do_better(exc: RequestError) -> bool:
+    """Whether the next attempt makes sense: not where a cloud found the request itself wrong."""
+    if isinstance(exc, UpstreamError):
+        return exc.transient or exc.status in _NOT_THE_CALLERS_FAULT
+    # A local model refuses what is too long or too odd for it (InvalidRequest); a cloud may take it.
+    return isinstance(exc, (ModelError, InvalidRequest))
+
+
+def _may_have_read_the_prompt(exc: RequestError) -> bool:
+    """Whether a failure may be billed: a model that went silent midway had the prompt."""
+    return isinstance(exc, (ModelTimeout, StreamBroken))
+
+
+def _is_down(exc: RequestError) -> bool:
+    if isinstance(exc, UpstreamError):
+        return exc.status >= 500
+    if isinstance(exc, ModelUnavailable):
+        return exc.code != "queue_full"
+    return isinstance(exc, (ModelTimeout, StreamBroken))
