@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from smallfirst.router.errors import ModelError, RequestError
 from smallfirst.router.models.base import Model
@@ -118,70 +118,83 @@ def sample_rows(
     return drawn
 
 
-async def run(
-    model: Model, rows: Sequence[Row], *, max_tokens: int = MAX_TOKENS
-) -> AsyncIterator[dict[str, Any]]:
-    """Yield one outcome a row, in order: `file, id, subset, model, ok, input_tokens, output_tokens`.
+async def outcome_of(model: Model, row: Row, max_tokens: int = MAX_TOKENS) -> dict[str, Any]:
+    """Ask a model a row: `file, id, subset, model, ok, confidence, input_tokens, output_tokens`.
 
-    A request that the model refuses (too long, an unsupported schema) is an outcome with `ok` False and its error's
-    code: who routes there gets no answer. Temperature 0, so that a second run gives the same.
+    `confidence` is the engine's figure in 0..1 (see `Confidence.value`), None where it has none. A request that the
+    model refuses (too long, an unsupported schema) is an outcome with `ok` False and its error's code: who routes
+    there gets no answer. Temperature 0, so that a second run gives the same.
 
     Raises:
         ModelError: The model itself failed; nothing can be said about the row.
     """
-    for row in rows:
-        body = {**row.body, "model": model.name, "temperature": 0, "max_tokens": max_tokens}
-        outcome: dict[str, Any] = {"file": row.file, "id": row.id, "subset": row.subset, "model": model.name}
-        try:
-            reply = await model.complete(ChatRequest.parse(body))
-        except ModelError:
-            raise
-        except RequestError as exc:
-            yield outcome | {"ok": False, "error": exc.code, "input_tokens": 0, "output_tokens": 0}
-            continue
-        usage = reply.usage
-        yield outcome | {
-            "ok": row.check(Answer.of(reply.body["choices"][0]["message"])),
-            "input_tokens": usage.input_tokens if usage else 0,
-            "output_tokens": usage.output_tokens if usage else 0,
-        }
+    body = {**row.body, "model": model.name, "temperature": 0, "max_tokens": max_tokens}
+    outcome: dict[str, Any] = {"file": row.file, "id": row.id, "subset": row.subset, "model": model.name}
+    try:
+        reply = await model.complete(ChatRequest.parse(body))
+    except ModelError:
+        raise
+    except RequestError as exc:
+        nothing = {"confidence": None, "input_tokens": 0, "output_tokens": 0}
+        return outcome | {"ok": False, "error": exc.code, **nothing}
+    usage = reply.usage
+    return outcome | {
+        "ok": row.check(Answer.of(reply.body["choices"][0]["message"])),
+        "confidence": round(reply.confidence.value, 4) if reply.confidence else None,
+        "input_tokens": usage.input_tokens if usage else 0,
+        "output_tokens": usage.output_tokens if usage else 0,
+    }
 
 
-def collect(
-    model: Model, rows: Iterable[Row], out: Path, *, progress: Callable[[int, int, int], None] | None = None
-) -> dict[str, Any]:
-    """Run a model over the rows that `out` has no outcome for yet, appending to it, and return its accuracy.
+async def collect(
+    model: Model,
+    rows: Iterable[Row],
+    out: Path,
+    *,
+    progress: Callable[[], None] = lambda: None,
+    concurrency: int = 1,
+) -> list[dict[str, Any]]:
+    """Run a model over the rows that `out` has no outcome for yet, appending to it, and return all rows' outcomes.
 
     Args:
         model: Started here, and closed.
         rows: Run in a mixed order, so that an interrupted run says something about every subset.
         out: JSON lines; created where it is not there.
-        progress: Called with rows done, right ones and all rows, after each.
+        progress: Called after each row, and for those that were there already.
+        concurrency: Rows at a time.
 
-    Returns:
-        `{model, n, accuracy, by_subset: {subset: {n, accuracy}}}` over all outcomes in `out` for these rows.
+    Raises:
+        ModelError: The model failed; what it answered before is kept.
     """
     wanted = {(row.file, row.id): row for row in rows}
     outcomes = [o for o in _kept(out) if o["model"] == model.name and (o["file"], o["id"]) in wanted]
     done = {(o["file"], o["id"]) for o in outcomes}
     todo = [row for key, row in sorted(wanted.items()) if key not in done]
     random.Random(0).shuffle(todo)
+    for _ in done:
+        progress()
+    waiting = iter(todo)
 
-    async def run_all() -> None:
-        await model.start()
-        try:
-            with out.open("a", encoding="utf-8") as file:
-                async for outcome in run(model, todo):
-                    outcomes.append(outcome)
-                    file.write(json.dumps(outcome) + "\n")
-                    file.flush()
-                    if progress is not None:
-                        progress(len(outcomes), sum(o["ok"] for o in outcomes), len(wanted))
-        finally:
-            await model.aclose()
+    async def work(file: TextIO) -> None:
+        for row in waiting:
+            outcome = await outcome_of(model, row)
+            outcomes.append(outcome)
+            file.write(json.dumps(outcome) + "\n")
+            file.flush()
+            progress()
 
-    asyncio.run(run_all())
-    return summary(model.name, outcomes)
+    await model.start()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a", encoding="utf-8") as file:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(work(file))
+    except* ModelError as failed:
+        raise failed.exceptions[0] from None
+    finally:
+        await model.aclose()
+    return outcomes
 
 
 def summary(model: str, outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -6,40 +6,62 @@ of its training rows (by a hash of the text), what classifiers said that had not
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from smallfirst.router.errors import RequestError
-from smallfirst.router.scoring import Scorer
+from smallfirst.policies.risk import CalibrationRows
+from smallfirst.router.arrays import read_arrays
+from smallfirst.router.scoring import Features, Scorer
+from smallfirst.router.scoring.abilities import Ability
+from smallfirst.router.scoring.classifier import STRONG, WEAK
 from smallfirst.router.scoring.scorer import packaged_artefact
-from smallfirst.router.training.files import DataError, decoded, read_rows
-from smallfirst.router.training.keys import row_key
-from smallfirst.router.wire import ChatRequest
+from smallfirst.router.training.files import DataError
+from smallfirst.router.training.keys import row_key, text_of
 
-from .metrics import FloatArray, curve, expected_calibration_error, interval
+from .frontier import Models, Neighbours, Replay, areas, many_report, nearest, two_models
+from .metrics import FloatArray, apgr_interval, curve, draws, expected_calibration_error, reliability
+from .outcome_files import Outcome, models_of, pair_of, read_outcomes
+from .risk import BUDGETS, cross_fitted, splits, sweep
+from .routing_page import routing_page
+
+__all__ = [
+    "Asked",
+    "Outcome",
+    "Scored",
+    "evaluate",
+    "out_of_fold_skills",
+    "predicted",
+    "read_outcomes",
+    "routing_report",
+]
+
+RowNumbers = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """One prompt with the success of two models.
+class Asked:
+    """What `eval routing` reports beside its figures.
 
     Attributes:
-        id: Its id in the file.
-        subset: What kind of prompt it is.
-        request: The chat request.
-        weak: The weak model's success, in [0, 1].
-        strong: The strong model's.
+        budgets: Risk budgets.
+        confidence: Theirs.
+        splits: How often the rows are halved at random to test a budget; 0: not.
+        price_weak: US dollars per million prompt tokens, used where the file has no costs.
+        price_strong: Likewise; None where no price is stated.
+        models: Which of the `scores` a router over many models chooses from; `("all",)` for every one; empty for none.
     """
 
-    id: str
-    subset: str
-    request: ChatRequest
-    weak: float
-    strong: float
+    budgets: tuple[float, ...] = BUDGETS
+    confidence: float = 0.95
+    splits: int = 0
+    price_weak: float = 0.0
+    price_strong: float | None = None
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,184 +73,346 @@ class Scored:
     out_of_fold: FloatArray
 
 
-def read_outcomes(path: Path, *, weak: str | None = None, strong: str | None = None) -> list[Outcome]:
-    """Read an outcome file: Parquet or JSON lines.
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """All that is known of the rows for two models, one value (or line) a row.
 
-    Args:
-        path: With `id, subset, request` and either `weak_correct, strong_correct` or `scores` (JSON by model name).
-        weak: Which of the `scores` is the weak model; needed where there are scores.
-        strong: Likewise.
-
-    Raises:
-        DataError: A column is missing or broken; the message names it and the row. A row whose `scores` lack one of
-            the two models is left out; it is an error where all do.
+    Attributes:
+        models: Success and cost of the weak and the strong model; without costs, a strong call costs 1.
+        score: The router's, by which the strong model is chosen.
+        length: Characters of the prompt.
+        knn: P(strong) - P(weak) by nearest neighbours, or None.
+        scored: The router's P(success).
+        priced: Whether costs are US dollars.
     """
-    outcomes = []
-    for number, row in enumerate(read_rows(path), 1):
-        where = f"{path}: row {number}" + (f" ({row['id']})" if row.get("id") else "")
-        for column in ("id", "subset", "request"):
-            if row.get(column) in (None, ""):
-                raise DataError(f"{where}: column '{column}' is missing or empty.")
-        body = decoded(row, "request", where)
-        if not isinstance(body, dict):
-            raise DataError(f"{where}: column 'request': expected a JSON object, a chat completion body.")
-        try:
-            request = ChatRequest.parse(body)
-        except RequestError as exc:
-            raise DataError(f"{where}: column 'request': {exc.message}") from exc
-        success = _success(row, where, weak, strong)
-        if success is not None:
-            outcomes.append(Outcome(str(row["id"]), str(row["subset"]), request, *success))
-    if not outcomes:
-        both = f" with scores of '{weak}' and '{strong}'" if weak and strong else ""
-        raise DataError(f"{path}: there are no rows{both}.")
-    return outcomes
+
+    models: Models
+    score: FloatArray
+    length: FloatArray
+    knn: FloatArray | None
+    scored: Scored
+    priced: bool
+
+    def rankings(self, rows: RowNumbers | slice = slice(None)) -> dict[str, FloatArray]:
+        """Return what each way of routing ranks rows by."""
+        right = self.models.quality[rows]
+        ranked = {
+            "router": self.score[rows],
+            "random": np.zeros(len(right)),
+            "length": self.length[rows],
+            "oracle": right[:, 1] - right[:, 0],
+        }
+        return ranked if self.knn is None else ranked | {"knn": self.knn[rows]}
+
+    def replays(self, rows: RowNumbers | slice = slice(None)) -> dict[str, Replay]:
+        """Return the replay of each way of routing."""
+        part = Models(self.models.names, self.models.quality[rows], self.models.cost[rows])
+        return {name: two_models(score, part) for name, score in self.rankings(rows).items()}
 
 
-def _success(
-    row: Mapping[str, Any], where: str, weak: str | None, strong: str | None
-) -> tuple[float, float] | None:
-    """Return both models' success, or None where `scores` has none of one of them: unscored is not wrong."""
-    if weak is None and strong is None and "weak_correct" in row:
-        return _share(row, "weak_correct", where), _share(row, "strong_correct", where)
-    if "scores" not in row:
-        raise DataError(f"{where}: expected columns 'weak_correct' and 'strong_correct', or 'scores'.")
-    scores = decoded(row, "scores", where)
-    if not isinstance(scores, dict):
-        raise DataError(f"{where}: column 'scores': expected a JSON object of success by model name.")
-    if weak is None or strong is None:
-        known = ", ".join(sorted(scores))
-        raise DataError(
-            f"{where}: column 'scores': say which two with --weak and --strong; there are {known}."
-        )
-    if any(scores.get(name) is None or scores[name] != scores[name] for name in (weak, strong)):
-        return None  # absent, null, or not a number (the only value that differs from itself)
-    where = f"{where}: column 'scores'"
-    return _share(scores, weak, where), _share(scores, strong, where)
-
-
-def _share(values: Mapping[str, Any], name: str, where: str) -> float:
-    value = values.get(name)
-    if not isinstance(value, (bool, int, float)) or not 0 <= value <= 1:
-        raise DataError(f"{where}: '{name}': expected true, false or a number from 0 to 1.")
-    return float(value)
+# P(success) of the named models for each row, shape (rows, models).
+Predict = Callable[[Sequence[Outcome], Sequence[str]], FloatArray]
 
 
 def score_rows(
-    outcomes: Sequence[Outcome], scorer: Scorer, *, artefact: Path | None = None, heads: tuple[str, str]
+    outcomes: Sequence[Outcome],
+    scorer: Scorer,
+    *,
+    artefact: Path | None = None,
+    pair: tuple[Ability, Ability],
 ) -> Scored:
-    """Return P(success) for each row: out of fold for training rows, the shipped classifier's for the others."""
-    stored = _stored_predictions(artefact or packaged_artefact(), heads)
-    values = np.zeros((len(outcomes), 3))
-    for at, outcome in enumerate(outcomes):
-        known = stored.get(row_key(outcome.request.body))
-        if known is not None:
-            values[at] = (*known, 1.0)
-            continue
-        success = scorer.classifier.predict(scorer.features(outcome.request)).success
-        values[at] = (success[heads[0]], success[heads[1]], 0.0)
-    return Scored(values[:, 0], values[:, 1], values[:, 2])
+    """Return P(success) of two models for each row, see `predicted`."""
+    success, out_of_fold = predicted(outcomes, scorer, pair, artefact=artefact)
+    return Scored(success[:, 0], success[:, 1], out_of_fold)
 
 
-def _stored_predictions(artefact: Path, heads: tuple[str, str]) -> dict[int, tuple[float, float]]:
-    path = artefact.with_name(f"{artefact.stem}_folds.npz")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names, keys, success = file["heads"].tolist(), file["keys"], file["success"]
-    except (OSError, ValueError, KeyError) as exc:
-        raise DataError(
-            f"{path}: the classifier's out-of-fold predictions cannot be read: {exc}. "
-            "Without them its training rows are not known; make them with smallfirst train"
-        ) from exc
-    pair = success[:, [names.index(head) for head in heads]].tolist()
-    return {key: (weak, strong) for key, (weak, strong) in zip(keys.tolist(), pair, strict=True)}
-
-
-def evaluate(
-    outcomes: Sequence[Outcome], scored: Scored, *, samples: int = 500, seed: int = 0
-) -> dict[str, Any]:
-    """Return the figures of `smallfirst eval routing`: overall, and under `by_subset`.
-
-    The router ranks by P(strong) - P(weak). The calibration error is the mean of both models'. Figures are None where
-    the strong model is no better than the weak one, as there is no gap to recover.
+def predicted(
+    outcomes: Sequence[Outcome],
+    scorer: Scorer,
+    abilities: Sequence[Ability],
+    features: Sequence[Features] | None = None,
+    *,
+    artefact: Path | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """Return P(success) by row and model: out of fold for training rows, the shipped classifier's for the others.
 
     Args:
         outcomes: The rows.
-        scored: Their scores.
+        scorer: The classifier, and what reads requests.
+        abilities: Of the models, see `Scorer.ability_for`.
+        features: Of the rows, where they have been read.
+        artefact: The classifier's file; default: the one that ships.
+
+    Returns:
+        Shape (rows, models), and 1 for each row that is out of fold, else 0.
+    """
+    stored = Folds.load(artefact or packaged_artefact())
+    values, out_of_fold = np.zeros((len(outcomes), len(abilities))), np.zeros(len(outcomes))
+    for at, outcome in enumerate(outcomes):
+        row = stored.rows.get(row_key(outcome.request.body))
+        if row is not None:
+            values[at], out_of_fold[at] = stored.success(row, abilities), 1.0
+            continue
+        read = scorer.features(outcome.request) if features is None else features[at]
+        skills = scorer.classifier.predict(read).skills
+        values[at] = [float(ability.success(skills)) for ability in abilities]
+    return values, out_of_fold
+
+
+def out_of_fold_skills(artefact: Path | None = None) -> Mapping[int, FloatArray]:
+    """Return the skills of the classifier's training rows, by `row_key`, as one that had not seen the row gave them.
+
+    Args:
+        artefact: The classifier's file; default: the one that ships.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    stored = Folds.load(artefact or packaged_artefact())
+    return {key: stored.skills[at] for key, at in stored.rows.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Folds:
+    """What classifiers and abilities said of each training row that had not seen it.
+
+    Attributes:
+        rows: Place of each row by its key.
+        skills: Shape (rows, K).
+        fold: Of each row.
+        models: Place of each placed model by its name.
+        abilities: Bias and weights by fold and model, shape (folds, models, 1 + K).
+    """
+
+    rows: Mapping[int, int]
+    skills: FloatArray
+    fold: npt.NDArray[np.uint8]
+    models: Mapping[str, int]
+    abilities: FloatArray
+
+    @classmethod
+    def load(cls, artefact: Path) -> Folds:
+        path = artefact.with_name(f"{artefact.stem}_folds.npz")
+        try:
+            stored = read_arrays(path)
+            return cls(
+                {key: row for row, key in enumerate(stored["keys"].tolist())},
+                stored["skills"].astype(np.float64),
+                stored["fold"],
+                {name: at for at, name in enumerate(stored["models"].tolist())},
+                stored["abilities"].astype(np.float64),
+            )
+        except (OSError, ValueError, KeyError) as exc:
+            raise DataError(
+                f"{path}: the classifier's out-of-fold predictions cannot be read: {exc}. "
+                "Without them its training rows are not known; make them with smallfirst train"
+            ) from exc
+
+    def success(self, row: int, abilities: Sequence[Ability]) -> list[float]:
+        """Return P(success) of a row by model: by the ability that was placed without the row's fold."""
+        skills = self.skills[row]
+        found = []
+        for ability in abilities:
+            at = self.models.get(ability.model)
+            if at is None:
+                found.append(float(ability.success(skills)))
+                continue
+            bias, *weights = self.abilities[self.fold[row], at]
+            found.append(float(Ability(ability.model, np.array(weights), bias, 0).success(skills)))
+        return found
+
+
+def evaluate(pair: Pair, subsets: Sequence[str], *, samples: int = 500, seed: int = 0) -> dict[str, Any]:
+    """Return the figures of `smallfirst eval routing`: overall, and under `by_subset`.
+
+    The router ranks by P(strong) - P(weak). The calibration error is the mean of both models'. Figures are None where
+    the strong model is no better than the weak one, as there is no gap to recover. AIQ and QNC are there where costs
+    are known (see `frontier.areas`).
+
+    Args:
+        pair: The rows.
+        subsets: Of each row.
         samples: Of the bootstrap.
         seed: Of the bootstrap.
     """
-    subsets = sorted({outcome.subset for outcome in outcomes})
-    every = np.arange(len(outcomes))
-    names = np.array([outcome.subset for outcome in outcomes])
-    figures = _figures(outcomes, scored, every, samples, seed)
+    names = np.array(subsets)
+    figures = _figures(pair, np.arange(len(subsets)), samples, seed)
     figures["by_subset"] = {
-        subset: _figures(outcomes, scored, np.flatnonzero(names == subset), samples, seed)
-        for subset in subsets
+        str(subset): _figures(pair, np.flatnonzero(names == subset), samples, seed)
+        for subset in np.unique(names)
     }
     return figures
 
 
-def _figures(
-    outcomes: Sequence[Outcome], scored: Scored, rows: Any, samples: int, seed: int
-) -> dict[str, Any]:
-    weak = np.array([outcomes[at].weak for at in rows])
-    strong = np.array([outcomes[at].strong for at in rows])
-    score = scored.strong[rows] - scored.weak[rows]
-    length = np.array([len(outcomes[at].request.text) for at in rows], np.float64)
-
-    def apgr(by: FloatArray, drawn: Any = slice(None)) -> float | None:
-        line = curve(by[drawn], weak[drawn], strong[drawn])
-        return line.apgr if line else None
-
-    line = curve(score, weak, strong)
-    errors = [
-        expected_calibration_error(scored.weak[rows], weak),
-        expected_calibration_error(scored.strong[rows], strong),
-    ]
-    return {
+def _figures(pair: Pair, rows: RowNumbers, samples: int, seed: int) -> dict[str, Any]:
+    weak, strong = pair.models.quality[rows].T
+    claimed = {"weak": pair.scored.weak[rows], "strong": pair.scored.strong[rows]}
+    actual = {"weak": weak, "strong": strong}
+    drawn = draws(len(rows), samples=samples, seed=seed)
+    lines = {name: curve(score, weak, strong) for name, score in pair.rankings(rows).items()}
+    spans = {
+        name: apgr_interval(score, weak, strong, drawn)
+        for name, score in pair.rankings(rows).items()
+        if name != "random"
+    }
+    line = lines.pop("router")
+    figures: dict[str, Any] = {
         "n": len(rows),
-        "apgr": apgr(score),
-        "apgr_95": interval(lambda drawn: apgr(score, drawn), len(rows), samples=samples, seed=seed),
+        "apgr": line.apgr if line else None,
+        "apgr_95": spans.pop("router"),
         "cpt50": line.cpt(0.5) if line else None,
         "cpt80": line.cpt(0.8) if line else None,
-        "expected_calibration_error": sum(errors) / 2,
+        "expected_calibration_error": sum(
+            expected_calibration_error(claimed[name], actual[name]) for name in actual
+        ) / 2,
         "quality": {"weak": float(weak.mean()), "strong": float(strong.mean())},
-        "baselines": {
-            "random": 0.5 if line else None,
-            "length": apgr(length),
-            "oracle": apgr(strong - weak),
-        },
-    }
+        "baselines": {"knn": None} | {name: found.apgr if found else None for name, found in lines.items()},
+        "baselines_95": {"knn": None, "random": None} | spans,
+        "reliability": {name: reliability(claimed[name], actual[name]) for name in actual},
+    }  # fmt: skip
+    if pair.priced:
+        part = Models(pair.models.names, pair.models.quality[rows], pair.models.cost[rows])
+        found = areas(pair.replays(rows), part, drawn)
+        usd = dict(zip(("weak", "strong"), (part.price * 1000).tolist(), strict=True))
+        figures |= found.pop("router") | {"baselines_areas": found, "usd_per_1000": usd}
+    return figures
 
 
 def routing_report(
     path: Path, *, weak: str | None = None, strong: str | None = None, artefact: Path | None = None,
-    samples: int = 500, seed: int = 0,
+    samples: int = 500, seed: int = 0, asked: Asked | None = None, predict: Predict | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Evaluate the router on an outcome file; see `evaluate`. Says which rows' scores are out of fold, and why.
+    """Evaluate the router on an outcome file. Says which rows' scores are out of fold, and why.
+
+    Args:
+        path: See `read_outcomes`.
+        weak: One of the `scores`; default, where `asked.models` are given, the cheapest of these.
+        strong: Likewise the most accurate.
+        artefact: Another classifier than the one that ships.
+        samples: Of the bootstrap.
+        seed: Of all that is drawn.
+        asked: What else to report.
+        predict: Takes the place of the classifier for `asked.models`.
+
+    Returns:
+        Figures as `evaluate` has them; `risk`, see `_risk`; `many_models` where asked for; `page` for `evals.page`.
 
     Raises:
         DataError: The file is missing or broken.
         SmallfirstError: The artefact is.
     """
+    asked = asked or Asked()
+    if asked.models and weak is None and strong is None:
+        weak, strong = pair_of(path, asked.models)
     outcomes = read_outcomes(path, weak=weak, strong=strong)
     scorer = Scorer.load(artefact)
-    heads = ("weak" if weak is None else scorer.ability_for(weak, "cloud"),
-             "strong" if strong is None else scorer.ability_for(strong, "cloud"))  # fmt: skip
-    if heads[0] == heads[1]:
-        # Two models of one head could not be told apart: the published pair then says which prompts are hard.
-        heads = ("weak", "strong")
-    scored = score_rows(outcomes, scorer, artefact=artefact, heads=heads)
-    folded = int(scored.out_of_fold.sum())
-    return {
+    abilities = _pair(scorer, weak, strong)
+    features = [scorer.features(outcome.request) for outcome in outcomes]
+    success, out_of_fold = predicted(outcomes, scorer, abilities, features, artefact=artefact)
+    scored = Scored(success[:, 0], success[:, 1], out_of_fold)
+    cost, costs = _costs(outcomes, asked, scorer, (weak or "weak", strong or "strong"))
+    quality = np.array([(outcome.weak, outcome.strong) for outcome in outcomes])
+    knn = _neighbours(outcomes, features, quality, seed)
+    pair = Pair(
+        Models((weak or "weak_correct", strong or "strong_correct"), quality, cost),
+        scored.strong - scored.weak,
+        np.array([len(outcome.request.text) for outcome in outcomes], np.float64),
+        None if knn is None else knn.success[:, 1] - knn.success[:, 0],
+        scored,
+        costs is not None,
+    )
+    folded = int(out_of_fold.sum())
+    figures = evaluate(pair, [outcome.subset for outcome in outcomes], samples=samples, seed=seed)
+    report = {
         "data": path.name,
-        "weak": weak or "weak_correct",
-        "strong": strong or "strong_correct",
-        "heads": list(heads),
+        "weak": pair.models.names[0],
+        "strong": pair.models.names[1],
+        "heads": [ability.model for ability in abilities],
         "out_of_fold": folded > 0,
         "out_of_fold_rows": folded,
         "held_out_rows": len(outcomes) - folded,
         "artefact": {"version": scorer.version, "trained": scorer.card["trained"]},
-        **evaluate(outcomes, scored, samples=samples, seed=seed),
+        "costs": costs or "strong calls: no costs are known",
+        "knn_neighbours": None if knn is None else list(knn.count),
+        **figures,
+        **_risk(pair, np.array([outcome.confidence for outcome in outcomes]), asked, samples, seed),
     }
+    many: dict[str, Replay] = {}
+    if asked.models:
+        known = {row_key(row.request.body): found for row, found in zip(outcomes, features, strict=True)}
+        predict = predict or _classifier(scorer, artefact, known)
+        rows, models = models_of(outcomes, asked.models)
+        guesses = {"router": predict(rows, models.names)}
+        near = _neighbours(rows, [known[row_key(row.request.body)] for row in rows], models.quality, seed)
+        if near is not None:
+            guesses["knn"] = near.success
+        drawn = draws(len(rows), samples=samples, seed=seed)
+        report["many_models"], many = many_report(models, guesses, drawn)
+    return report | {"page": routing_page(report, pair.replays(), many)}
+
+
+def _ability(scorer: Scorer, name: str) -> Ability:
+    return scorer.ability_named(name) or scorer.ability_for(name, "cloud")
+
+
+def _pair(scorer: Scorer, weak: str | None, strong: str | None) -> tuple[Ability, Ability]:
+    published = scorer.abilities[WEAK], scorer.abilities[STRONG]
+    found = (
+        published[0] if weak is None else _ability(scorer, weak),
+        published[1] if strong is None else _ability(scorer, strong),
+    )
+    # Two models of one ability could not be told apart: the published pair then says which prompts are hard.
+    return published if found[0].model == found[1].model else found
+
+
+def _classifier(scorer: Scorer, artefact: Path | None, known: Mapping[int, Features]) -> Predict:
+    """Return predictions by the classifier, for models by name; `known` are the rows' features by `row_key`."""
+
+    def predict(outcomes: Sequence[Outcome], models: Sequence[str]) -> FloatArray:
+        abilities = [_ability(scorer, name) for name in models]
+        features = [known[row_key(outcome.request.body)] for outcome in outcomes]
+        return predicted(outcomes, scorer, abilities, features, artefact=artefact)[0]
+
+    return predict
+
+
+def _neighbours(
+    outcomes: Sequence[Outcome], features: Sequence[Features], quality: FloatArray, seed: int
+) -> Neighbours | None:
+    return nearest(
+        np.stack([found.focus for found in features]),
+        quality,
+        [text_of(outcome.request.body) for outcome in outcomes],
+        seed=seed,
+    )
+
+
+def _costs(
+    outcomes: Sequence[Outcome], asked: Asked, scorer: Scorer, names: tuple[str, str]
+) -> tuple[FloatArray, str | None]:
+    """Return what asking each of the two costs, shape (rows, 2), and in words where that is from; None: not known."""
+    if all(name in outcome.costs for outcome in outcomes for name in names):
+        return np.array([[outcome.costs[name] for name in names] for outcome in outcomes]), "the file's"
+    if asked.price_strong is None:
+        return np.tile([0.0, 1.0], (len(outcomes), 1)), None
+    tokens = np.array([scorer.count_tokens(outcome.request.text) for outcome in outcomes], np.float64)
+    prices = np.array([asked.price_weak, asked.price_strong])
+    said = f"prompt tokens at {asked.price_weak:g} and {asked.price_strong:g} US dollars per million"
+    return tokens[:, np.newaxis] * prices / 1e6, said
+
+
+def _risk(
+    pair: Pair, confidence: FloatArray, asked: Asked, samples: int, seed: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Return `risk`, what each budget asked for achieves, and `risk_sweep`, budgets against cost saved."""
+    weak, strong = pair.models.quality.T
+    costs = np.ascontiguousarray(pair.models.cost.T)
+    rows = CalibrationRows(np.clip(pair.score, -1, 1), confidence, weak, strong, costs[0], costs[1])
+    drawn = draws(len(rows), samples=samples, seed=seed)
+    found = []
+    for budget in asked.budgets:
+        entry = cross_fitted(rows, budget, asked.confidence, drawn=drawn, seed=seed)
+        entry["cost_unit"] = "US dollars" if pair.priced else "strong calls"
+        entry["splits"] = splits(rows, budget, asked.confidence, count=asked.splits, seed=seed)
+        found.append(entry)
+    return {"risk": found, "risk_sweep": sweep(rows, asked.confidence, seed=seed)}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..arrays import read_arrays
 from ..errors import SettingsError
 from ..scoring.classifier import softmax
 from ..scoring.embedding import DIMENSIONS, FloatArray, TokenEmbedding
@@ -126,20 +126,14 @@ class LabelHead:
             SettingsError: The file is missing or damaged, or is no such file.
         """
         try:
-            if not zipfile.is_zipfile(path):
-                # Also what is not there: opening it says why.
-                path.open("rb").close()
-                raise ValueError("it is no .npz file")
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            arrays = read_arrays(path)
             header = _header(arrays)
             words, chars = (_block(arrays, name, len(header["labels"])) for name in BLOCKS)
             dense = _checked(arrays, "dense", (DIMENSIONS, len(header["labels"])), np.float32)
             bias = _checked(arrays, "bias", (len(header["labels"]),), np.float32)
         except FileNotFoundError as exc:
             raise SettingsError(f"{path}: there is no such file. {_ADVICE}") from exc
-        # What zip, zlib and numpy raise for damaged files.
-        except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as exc:
+        except (OSError, ValueError) as exc:
             raise SettingsError(f"{path}: not a readable label classifier: {exc}. {_ADVICE}") from exc
         labels, card = tuple(header["labels"]), header["card"]
         return cls(labels, card, words, chars, dense, bias, embedding or TokenEmbedding.load())

@@ -31,10 +31,26 @@ from .train_classifier import classifier
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where to write the artefact (.npz, its card beside it). Default: into the package.",
 )
+@click.option(
+    "--without",
+    multiple=True,
+    help="Leave a subset out, e.g. mmlu, to see how well the rest carries over. Repeatable.",
+)
+@click.option("--without-model", multiple=True, help="Leave a model's published outcomes out. Repeatable.")
+@click.option(
+    "--folds", default=10, show_default=True, type=click.IntRange(2), help="For figures and calibration."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
 @click.pass_context
 def train(
-    ctx: click.Context, data: Path | None, outcomes: Path | None, out: Path | None, as_json: bool
+    ctx: click.Context,
+    data: Path | None,
+    outcomes: Path | None,
+    out: Path | None,
+    without: tuple[str, ...],
+    without_model: tuple[str, ...],
+    folds: int,
+    as_json: bool,
 ) -> None:
     """Train, write, and say how good it is."""
     if ctx.invoked_subcommand is not None:
@@ -45,12 +61,23 @@ def train(
     from ..training.train import write
 
     start = time.monotonic()
+    if out is None and (without or without_model):
+        raise click.UsageError(
+            "What is trained without a part is not for shipping: say where to write it with --out."
+        )
     out = out or packaged_artefact()
 
     def progress(step: str) -> None:
         click.echo(f"{time.monotonic() - start:6.1f} s  {step}", err=True)
 
-    trained = train_classifier(data or data_folder(), outcomes=outcomes, progress=progress)
+    trained = train_classifier(
+        data or data_folder(),
+        outcomes=outcomes,
+        without=without,
+        without_models=without_model,
+        progress=progress,
+        folds=folds,
+    )
     write(trained, out)
     progress(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
     if as_json:

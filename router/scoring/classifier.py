@@ -1,10 +1,14 @@
 """The classifier's inference: plain arrays in, probabilities out. Training makes the arrays (`router.training.fit`).
 
-For each head (a model whose outcomes were measured) three estimates of P(success) are averaged and then calibrated:
+For each head (a model, or a kind of model, whose outcomes were measured) three estimates of P(success) are averaged
+and then calibrated:
 
 * linear: logistic regression over the dense columns and the TF-IDF of tokens and token pairs;
 * topics: a Gaussian classifier with shared covariance names the request's topic; its success rate by topic;
 * trees: gradient-boosted trees of depth 3 over the structural columns and 32 principal axes of the embedding.
+
+As far as the topic is one of which a head has no outcomes, its estimate gives way to a general one: its overall rate,
+moved by the request's difficulty. What the strong head gains over the weak one is also estimated by trees of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..arrays import read_arrays
 from ..errors import SmallfirstError
 from .embedding import DIMENSIONS, FloatArray
 from .features import BIGRAM_BUCKETS, FEATURES_HASH, NAMES, Features
@@ -26,6 +31,11 @@ CLIP, STRUCTURE_WEIGHT, FOCUS_WEIGHT, CONTEXT_WEIGHT = 4.0, 0.1, 4.0, 2.0
 DENSE = len(NAMES) + 2 * DIMENSIONS
 TREE_DEPTH = 3
 COMPONENTS = ("linear", "topics", "trees")
+# The heads whose difference is estimated directly, too, and how much that counts.
+WEAK, STRONG = "weak", "strong"
+GAIN_WEIGHT = 0.4
+# Of the principal axes, how many are skills, and the factor that gives them about the others' spread.
+SKILL_AXES, SKILL_SCALE = 24, 4.0
 
 IntArray = npt.NDArray[np.int32]
 
@@ -38,11 +48,27 @@ class Prediction:
         success: P(success) by head.
         tasks: Probability by task kind; sums to 1.
         similarity: Cosine to the nearest centre of the training requests, in [-1, 1].
+        skills: What a model's ability is applied to, shape (S), see `skills`.
     """
 
     success: Mapping[str, float]
     tasks: Mapping[str, float]
     similarity: float
+    skills: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DifficultyScale:
+    """How the difficulty of a request is read off its dense columns and its length.
+
+    Attributes:
+        weights: (DENSE).
+        figures: Mean and deviation of what the weights give, of the length (see `log_length`), the length's weight,
+            and mean and deviation of the result (7).
+    """
+
+    weights: FloatArray
+    figures: FloatArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,13 +93,22 @@ class Classifier:
         split_column: (R, 7) column of [structure, axes] that an inner node looks at.
         split_at: (R, 7) threshold; greater goes right.
         leaves: (R, 8) values.
-        tree_head: (R) which head a tree belongs to.
-        tree_bias: (H) where the sum of a head's trees starts.
+        tree_head: (R) which head a tree belongs to; H: the trees of the strong head's gain over the weak one.
+        tree_bias: (H + 1) where the sum of a head's trees starts.
         mix: (H, 3) weights of the three estimates, each row sums to 1.
         calibration: (H, 2) slope and offset on the mixed estimate's log-odds.
+        covered: (T, H) 1 where a head has outcomes on a topic.
+        general: (H, 2) intercept and slope on the difficulty of the general estimate's log-odds.
+        difficulty: (DENSE) weights of the difficulty.
+        difficulty_figures: (7), see `DifficultyScale`.
         centres: (C, 256) unit vectors: k-means centres of the training requests.
         similar: (1) least similarity to a centre of a request that counts as known.
         vocabulary: (1) V.
+        models: Names of the models whose published outcomes are known (M).
+        abilities: (M, 1 + S) bias and weights, see `Ability`.
+        placed_with: (M) rows that each was placed with.
+        prior_mean: (1 + S), see `AbilityPrior`.
+        prior_precision: (1 + S, 1 + S).
     """
 
     heads: npt.NDArray[np.str_]
@@ -97,29 +132,73 @@ class Classifier:
     tree_bias: FloatArray
     mix: FloatArray
     calibration: FloatArray
+    covered: FloatArray
+    general: FloatArray
+    difficulty: FloatArray
+    difficulty_figures: FloatArray
     centres: FloatArray
     similar: FloatArray
     vocabulary: IntArray
+    models: npt.NDArray[np.str_]
+    abilities: FloatArray
+    placed_with: IntArray
+    prior_mean: FloatArray
+    prior_precision: FloatArray
 
     def predict(self, features: Features) -> Prediction:
         """Return the probabilities for one request. Pure CPU, about 0.15 ms."""
         dense = self.dense(features)
+        topics = softmax(dense @ self.topics + self.topic_bias)
+        hardness = difficulty_of(self.scale_of_difficulty, dense, log_length(features.structure))
+        axes = features.focus @ self.axes
+        trees = self._trees(features.structure, axes, hardness)
         parts = np.stack(
             (
                 sigmoid(dense @ self.linear + self.bias + self._ngrams(features)),
-                softmax(dense @ self.topics + self.topic_bias) @ self.rates,
-                sigmoid(self._trees(features)),
+                topics @ self.rates,
+                sigmoid(trees[:-1]),
             ),
             axis=1,
         )
-        mixed = np.clip((parts * self.mix).sum(axis=1), 1e-4, 1 - 1e-4)
-        success = sigmoid(self.calibration[:, 0] * np.log(mixed / (1 - mixed)) + self.calibration[:, 1])
+        odds = self.log_odds(parts, topics @ self.covered, hardness, trees[-1])
+        success = sigmoid(odds)
         tasks = softmax(dense @ self.task_weights + self.task_bias)
         return Prediction(
             dict(zip(self.heads.tolist(), success.tolist(), strict=True)),
             dict(zip(self.tasks.tolist(), tasks.tolist(), strict=True)),
             float((self.centres @ features.focus).max()),
+            skills(odds, hardness[None], tasks, axes[:SKILL_AXES]),
         )
+
+    def log_odds(
+        self, parts: FloatArray, covered: FloatArray, hardness: FloatArray, gain: FloatArray
+    ) -> FloatArray:
+        """Return the heads' log-odds of success, for one request or for many (one a row).
+
+        Args:
+            parts: The three estimates, shape (…, H, 3).
+            covered: Share of the topics' probability of which a head has outcomes, shape (…, H).
+            hardness: The difficulty, shape (…).
+            gain: Estimate of P(strong) - P(weak), shape (…).
+        """
+        mixed = np.clip((parts * self.mix).sum(axis=-1), 1e-4, 1 - 1e-4)
+        own = self.calibration[:, 0] * np.log(mixed / (1 - mixed)) + self.calibration[:, 1]
+        general = self.general[:, 0] + self.general[:, 1] * np.asarray(hardness)[..., None]
+        odds = covered * own + (1 - covered) * general
+        names = self.heads.tolist()
+        weak, strong = names.index(WEAK), names.index(STRONG)
+        success = sigmoid(odds)
+        # Both move by half of the difference, as far as the topic is known.
+        change = GAIN_WEIGHT / 2 * covered[..., strong] * (gain - (success[..., strong] - success[..., weak]))
+        for head, by in ((weak, -change), (strong, change)):
+            moved = np.clip(success[..., head] + by, 1e-3, 1 - 1e-3)
+            odds[..., head] = np.log(moved / (1 - moved))
+        return np.asarray(odds, np.float32)
+
+    @property
+    def scale_of_difficulty(self) -> DifficultyScale:
+        """How difficulty is read."""
+        return DifficultyScale(self.difficulty, self.difficulty_figures)
 
     def dense(self, features: Features) -> FloatArray:
         """Return the dense columns: structure, focus, and what the conversation adds to it."""
@@ -136,16 +215,16 @@ class Classifier:
         value: FloatArray = weights @ self.ngrams[at]
         return value / np.float32(length) if length > 0 else value
 
-    def _trees(self, features: Features) -> FloatArray:
-        """Log-odds by head from the trees: all of them go down one level at a time."""
-        columns = np.concatenate((features.structure, features.focus @ self.axes))
+    def _trees(self, structure: FloatArray, axes: FloatArray, hardness: FloatArray) -> FloatArray:
+        """Log-odds by head from the trees, and the gain: all of them go down one level at a time."""
+        columns = np.concatenate((structure, axes, hardness[None]))
         tree = np.arange(len(self.split_column))
         node = np.zeros(len(tree), np.int32)
         for _ in range(TREE_DEPTH):
             right = columns[self.split_column[tree, node]] > self.split_at[tree, node]
             node = 2 * node + 1 + right
         values = self.leaves[tree, node - (2**TREE_DEPTH - 1)]
-        total = np.bincount(self.tree_head, values, minlength=len(self.heads))
+        total = np.bincount(self.tree_head, values, minlength=len(self.heads) + 1)
         return (total + self.tree_bias).astype(np.float32)
 
     def save(self, path: Path) -> None:
@@ -153,7 +232,17 @@ class Classifier:
         arrays: dict[str, npt.NDArray[Any]] = {
             field.name: getattr(self, field.name) for field in fields(self)
         }
-        for name in ("ngrams", "idf", "topics", "linear", "task_weights", "axes", "centres", "rates"):
+        for name in (
+            "ngrams",
+            "idf",
+            "topics",
+            "linear",
+            "task_weights",
+            "axes",
+            "centres",
+            "rates",
+            "covered",
+        ):
             arrays[name] = arrays[name].astype(np.float16)
         with path.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, features_hash=np.array([FEATURES_HASH]), **arrays)
@@ -166,14 +255,17 @@ class Classifier:
             SmallfirstError: The file is missing or broken, or was trained for other features than this version's.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError) as exc:
+            arrays = read_arrays(path)
+        except (OSError, ValueError) as exc:
             raise SmallfirstError(
                 f"{path}: not a readable classifier: {exc}. Train one: smallfirst train"
             ) from exc
         missing = {field.name for field in fields(cls)} - arrays.keys()
-        if missing or arrays.pop("features_hash", np.array([""]))[0] != FEATURES_HASH:
+        if (
+            missing
+            or arrays.pop("features_hash", np.array([""]))[0] != FEATURES_HASH
+            or arrays["prior_mean"].size not in (0, _figures(arrays))
+        ):
             raise SmallfirstError(
                 f"{path}: made for another version's features. Train again: smallfirst train"
             )
@@ -181,6 +273,11 @@ class Classifier:
             if array.dtype == np.float16:
                 arrays[name] = array.astype(np.float32)
         return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+
+
+def _figures(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
+    """How many figures an ability has: a bias and a slope on each skill, see `skills`."""
+    return 1 + len(arrays["heads"]) + 1 + len(arrays["tasks"]) + SKILL_AXES
 
 
 def dense_columns(
@@ -192,7 +289,38 @@ def dense_columns(
     return np.concatenate((scaled, focus * np.float32(FOCUS_WEIGHT), added), axis=-1)
 
 
-def sigmoid(values: FloatArray) -> FloatArray:
+def skills(odds: FloatArray, hardness: FloatArray, tasks: FloatArray, axes: FloatArray) -> FloatArray:
+    """Return what a request asks of models, in S figures; of one request, or of many (one a row).
+
+    The heads' log-odds of success, the difficulty, the task kinds' probabilities, and where the question lies along
+    the first principal axes of the embedding.
+    """
+    return np.concatenate((odds, hardness, tasks, axes * SKILL_SCALE), axis=-1).astype(np.float32, copy=False)
+
+
+def log_length(structure: FloatArray) -> FloatArray:
+    """Return about the log of the last user message's characters, of one request or of many (one a row).
+
+    Characters and not tokens: they rank exam questions a little better.
+    """
+    return np.asarray(structure[..., 0] + np.log(np.maximum(structure[..., 2], 0.1)), np.float32)
+
+
+def difficulty_of(
+    scale: DifficultyScale, dense: npt.NDArray[np.floating[Any]], length: FloatArray
+) -> FloatArray:
+    """Return the difficulty of one request or of many: mean 0 and deviation 1 over the training requests.
+
+    Both parts go through the normal distribution's function (in its logistic approximation), so that an odd or a very
+    long request is at the end of the scale and not off it.
+    """
+    mean, deviation, middle, spread, weight, centre, width = scale.figures
+    learned = sigmoid(1.702 * (dense @ scale.weights - mean) / deviation)
+    long = sigmoid(1.702 * (length - middle) / spread)
+    return np.asarray((learned + weight * long - centre) / width, np.float32)
+
+
+def sigmoid(values: npt.NDArray[np.floating[Any]]) -> FloatArray:
     """The logistic function, without overflow."""
     clipped = np.clip(values, -30, 30).astype(np.float32, copy=False)
     shares: FloatArray = np.reciprocal(1 + np.exp(-clipped))
@@ -211,8 +339,12 @@ __all__ = [
     "COMPONENTS",
     "DENSE",
     "Classifier",
+    "DifficultyScale",
     "Prediction",
     "dense_columns",
+    "difficulty_of",
+    "log_length",
     "sigmoid",
+    "skills",
     "softmax",
 ]

@@ -18,9 +18,11 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+from tokenizers import Tokenizer
 
 from ..wire import ChatRequest, Message, NamedToolChoice
 from .embedding import FloatArray, IdArray, TokenEmbedding, unit
+from .peel import peeled
 from .vocabulary import CLASSES, class_table
 
 # Characters that are read of the last user message and of what precedes it; the middle of longer ones is left out.
@@ -33,7 +35,7 @@ JSON_CHARS_PER_TOKEN = 3.5
 # What a message's role and separators cost in a chat template, and what an image costs about, in tokens.
 MESSAGE_TOKENS, IMAGE_TOKENS = 4, 800
 # Raise when text is cut, counted or hashed in another way under the same names.
-VERSION = 1
+VERSION = 2
 
 STRUCTURE: tuple[tuple[str, str], ...] = (
     ("log_focus_tokens", "log(1 + tokens of the last user message)"),
@@ -129,6 +131,7 @@ class FeatureReader:
         at = _last_user(messages)
         text = messages[at].text if at is not None else ""
         question, examples = _split_examples(text)
+        question = peeled(question)
         focus_text = _window(question, FOCUS_HEAD, FOCUS_TAIL)
         context_text = _context(messages, at, examples)
         focus_ids = self._embedding.ids(focus_text)
@@ -156,6 +159,11 @@ class FeatureReader:
             input_tokens=round(conversation.chars * ratio) + conversation.extra_tokens,
             focus_tokens=len(focus_ids),
         )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What texts are cut with."""
+        return self._embedding.tokenizer
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text; of one longer than what is read of a message, an estimate."""

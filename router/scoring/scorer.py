@@ -5,23 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from smallfirst.policies.types import Score, TaskKind, Tier
 
 from ..errors import SmallfirstError
 from ..wire import ChatRequest
-from .classifier import Classifier
-from .embedding import TokenEmbedding
+from .abilities import Ability, AbilityPrior, plain_name
+from .classifier import STRONG, WEAK, Classifier, Prediction, sigmoid
+from .embedding import FloatArray, TokenEmbedding
 from .features import NAMES, FeatureReader, Features
 
-# Heads over published outcomes: Mixtral-8x7B and GPT-4-1106. The others are local models that we measured ourselves.
-WEAK, STRONG = "weak", "strong"
+# Heads that stand for a kind of model: a model that happens to have such a name is not meant.
+GENERAL = frozenset({WEAK, STRONG, "small", "middle", "large"})
 # Cloud models of about the weak head's strength, by the beginning of their names.
 _WEAK_CLOUD = (
     "mixtral",
@@ -50,12 +52,14 @@ class Scorer:
         reader: Turns requests into features.
         card: Where the arrays come from: data, date, measured figures.
         version: Names the artefact's content; decisions of another version may differ.
+        abilities: Of all measured models, by name: heads of the classifier, and published models placed beside them.
     """
 
     classifier: Classifier
     reader: FeatureReader
     card: Mapping[str, Any]
     version: str
+    abilities: Mapping[str, Ability]
 
     @classmethod
     def load(cls, path: Path | None = None) -> Scorer:
@@ -75,12 +79,18 @@ class Scorer:
         except (OSError, ValueError) as exc:
             raise SmallfirstError(f"{card}: the classifier's card cannot be read: {exc}") from exc
         version = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        return cls(classifier, FeatureReader(TokenEmbedding.load()), described, version)
+        reader = FeatureReader(TokenEmbedding.load())
+        return cls(classifier, reader, described, version, _abilities(classifier))
 
     @property
     def local_heads(self) -> tuple[str, ...]:
         """The measured local models, weakest first (by their share of right answers on the measured rows)."""
         return tuple(self.card["local_heads"])
+
+    @property
+    def prior(self) -> AbilityPrior:
+        """What is known of a model before it is measured."""
+        return AbilityPrior(self.classifier.prior_mean, self.classifier.prior_precision)
 
     def count_tokens(self, text: str) -> int:
         """Return an estimate of a text's tokens, by this vocabulary; from a sample of long ones."""
@@ -90,7 +100,7 @@ class Scorer:
         """Read a request. Pure CPU: about 0.6 ms for 500 tokens, bounded for any length."""
         return self.reader.read(request)
 
-    def score(self, features: Features, models: Mapping[str, str]) -> Score:
+    def score(self, features: Features, models: Mapping[str, Ability]) -> Score:
         """Score a request for the configured models.
 
         Difficulty is 1 minus the mean P(success) over all heads, from the smallest local model to the strongest cloud
@@ -98,57 +108,81 @@ class Scorer:
 
         Args:
             features: From `features`.
-            models: Head by configured model name, see `ability_for`.
-
-        Raises:
-            KeyError: There is no such head.
+            models: Ability by configured model name, see `ability_for`.
         """
         prediction = self.classifier.predict(features)
-        success = prediction.success
         task = max(prediction.tasks, key=prediction.tasks.__getitem__)
         if _value(features, "log_tool_results") > 0:
             task = "agent"
         return Score(
-            success={name: success[head] for name, head in models.items()},
+            success={name: float(ability.success(prediction.skills)) for name, ability in models.items()},
             task=cast("TaskKind", task),
-            difficulty=1 - sum(success.values()) / len(success),
-            known=self._known(features, prediction.similarity),
+            difficulty=float(self.difficulty(prediction.skills)),
+            known=self.is_known(features, prediction),
         )
 
-    def ability_for(self, name: str, tier: Tier = "local") -> str:
-        """Return the head whose measured outcomes stand for a configured model.
+    def difficulty(self, skills: FloatArray) -> FloatArray:
+        """Return 1 minus the mean P(success) over all heads, for skills of shape (S) or (n, S)."""
+        return np.asarray(1 - sigmoid(skills[..., : len(self.classifier.heads)]).mean(axis=-1), np.float32)
 
-        A measured local model has its own head. Any other local model gets the weakest measured one: it may be better,
-        but that is not known. A cloud model counts as strong but for those known to be weak.
+    def ability_named(self, name: str) -> Ability | None:
+        """Return the ability of a measured model by its name, or None where nobody measured it.
+
+        Matched without case, vendor prefix, quantisation and file ending.
+        """
+        if name in self.abilities:
+            return self.abilities[name]
+        plain = plain_name(name)
+        return next(
+            (ability for known, ability in self.abilities.items() if plain_name(known) == plain), None
+        )
+
+    def ability_for(self, name: str, tier: Tier = "local") -> Ability:
+        """Return the ability that stands for a configured model.
+
+        A local model that we measured has its own. Any other gets the weakest measured one's: it may be better, but
+        that is not known. A cloud model counts as strong but for those known to be weak. Abilities of published models
+        are not taken by name alone: each source's rows are of another difficulty, and two models from different
+        sources are not on one scale. `ability:` in the settings asks for one, `calibrate` measures one.
 
         Args:
-            name: As configured; matched without case, vendor prefix, quantisation and file ending.
+            name: As configured.
             tier: Where it runs.
         """
-        if name in self.classifier.heads:
-            return name
-        plain = _plain(name)
-        for head in self.local_heads:
-            if _plain(head) == plain:
-                return head
+        measured = self.ability_named(name)
+        if measured is not None and measured.model in self.local_heads:
+            return measured
         if tier == "local":
-            return self.local_heads[0]
-        return WEAK if plain.startswith(_WEAK_CLOUD) else STRONG
+            return self.abilities[self.local_heads[0]]
+        return self.abilities[WEAK if plain_name(name).startswith(_WEAK_CLOUD) else STRONG]
 
-    def _known(self, features: Features, similarity: float) -> bool:
-        """Whether outcomes of requests like this one were measured."""
+    def is_known(self, features: Features, prediction: Prediction) -> bool:
+        """Return whether outcomes of requests like this one were measured."""
         foreign = _value(features, "share_other_script") + _value(features, "share_byte")
         words = round(math.expm1(_value(features, "log_word")))
         return (
             words > 0
             and (words >= WORDS or _value(features, "share_word") >= WORD_SHARE)
-            and similarity >= float(self.classifier.similar[0])
+            and prediction.similarity >= float(self.classifier.similar[0])
             and foreign <= FOREIGN_SHARE
             # Nothing was measured on pictures, nor on what a model does with a tool's result or its own last words.
             and _value(features, "has_media") == 0
             and _value(features, "log_tool_results") == 0
             and _value(features, "last_is_user") == 1
         )
+
+
+def _abilities(classifier: Classifier) -> dict[str, Ability]:
+    """Heads speak for themselves: their own log-odds, unchanged."""
+    heads = classifier.heads.tolist()
+    skills = len(classifier.prior_mean) - 1
+    known = {
+        head: Ability(head, np.eye(skills, dtype=np.float32)[at], 0.0, 0) for at, head in enumerate(heads)
+    }
+    placed = zip(
+        classifier.models.tolist(), classifier.abilities, classifier.placed_with.tolist(), strict=True
+    )
+    return known | {name: Ability(name, of[1:], float(of[0]), rows) for name, of, rows in placed}
 
 
 def packaged_artefact() -> Path:
@@ -158,10 +192,3 @@ def packaged_artefact() -> Path:
 
 def _value(features: Features, name: str) -> float:
     return float(features.structure[_COLUMN[name]])
-
-
-def _plain(name: str) -> str:
-    """Reduce a model's name to what identifies its weights: `HF/SmolLM2-135M-Instruct.Q4_1.gguf` to `smollm2-135m`."""
-    bare = name.lower().rsplit("/", 1)[-1].removesuffix(".gguf")
-    bare = re.sub(r"[.\-_:](?:i?q\d(?:_\w+)*|f16|bf16|f32)$", "", bare)
-    return re.sub(r"[\-_:](?:instruct|chat|it|preview|latest)(?=$|[\-_:])", "", bare)

@@ -10,11 +10,27 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from ..scoring.classifier import COMPONENTS, DENSE, TREE_DEPTH, Classifier, dense_columns, sigmoid, softmax
+from ..scoring.classifier import (
+    COMPONENTS,
+    DENSE,
+    SKILL_AXES,
+    STRONG,
+    TREE_DEPTH,
+    WEAK,
+    Classifier,
+    dense_columns,
+    difficulty_of,
+    log_length,
+    sigmoid,
+    skills,
+    softmax,
+)
 from ..scoring.embedding import FloatArray
 from ..scoring.features import BIGRAM_BUCKETS, FeatureReader, Features
 from ..wire import ChatRequest
+from .difficulty import GeneralOutcomes, fit_difficulty, general_outcomes, within_topic_slopes
 from .rows import TrainingRow
+from .tiers import LARGE, SMALL, TIERS
 
 AXES, CENTRES = 32, 64
 # Share of training requests that lie farther from every centre than what counts as known.
@@ -24,10 +40,15 @@ SHRINK, MEAN_PRIOR, SOFTEN, PRIOR_POWER = 0.1, 5.0, 2.0, 0.5
 # Rows' worth of the overall rate that a topic's rate starts from.
 RATE_PRIOR = 20.0
 TREES, LEARNING_RATE, LEAF_ROWS = 120, 0.05, 40
+GAIN_TREES = 200
+# Under the 255 that scikit-learn takes as they are.
+STEPS = 200
 # Heads with fewer rows than this get fewer and smaller trees, and a stronger penalty.
 SMALL_HEAD = 3000
+# A head knows a topic of which it has so many outcomes.
+COVERING = 10
 
-BoolArray = npt.NDArray[np.bool_]
+Doubles = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
 
 
@@ -64,11 +85,43 @@ class Targets:
     task: npt.NDArray[np.int32]
     success: FloatArray
     weight: FloatArray
+    general: GeneralOutcomes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimates:
+    """What a classifier says of many rows before its last steps, see `Classifier.log_odds`.
+
+    Attributes:
+        parts: Shape (rows, heads, 3).
+        covered: Shape (rows, heads).
+        hardness: Shape (rows).
+        gain: Shape (rows).
+        tasks: Probability by task kind, shape (rows, kinds).
+        axes: The questions along the first principal axes, shape (rows, SKILL_AXES).
+    """
+
+    parts: FloatArray
+    covered: FloatArray
+    hardness: FloatArray
+    gain: FloatArray
+    tasks: FloatArray
+    axes: FloatArray
 
 
 def read_matrix(rows: Sequence[TrainingRow], reader: FeatureReader, vocabulary: int) -> Matrix:
     """Return the rows' features."""
     return Matrix.of([reader.read(ChatRequest.parse(dict(row.body))) for row in rows], vocabulary)
+
+
+def principal_axes(matrix: Matrix, *, seed: int = 0) -> FloatArray:
+    """Return the principal axes of the questions' embedding, shape (256, AXES).
+
+    Those of all rows, in folds too: they are found without outcomes, and abilities need the same ones everywhere.
+    """
+    from sklearn.decomposition import PCA
+
+    return np.asarray(PCA(AXES, random_state=seed).fit(matrix.focus).components_.T, np.float32)
 
 
 def targets_of(rows: Sequence[TrainingRow], heads: Sequence[str]) -> Targets:
@@ -83,11 +136,12 @@ def targets_of(rows: Sequence[TrainingRow], heads: Sequence[str]) -> Targets:
         np.array([tasks.index(row.task) for row in rows], np.int32),
         np.array(success, np.float32),
         np.array([row.weight for row in rows], np.float32),
+        general_outcomes(rows),
     )
 
 
 def fit(
-    matrix: Matrix, targets: Targets, train: npt.NDArray[np.intp], vocabulary: int, *, seed: int = 0
+    matrix: Matrix, targets: Targets, train: npt.NDArray[np.intp], axes: FloatArray, *, seed: int = 0
 ) -> Classifier:
     """Fit a classifier, not yet calibrated, on some of the rows.
 
@@ -95,11 +149,10 @@ def fit(
         matrix: Features of all rows.
         targets: Labels of all rows.
         train: Which rows to learn from.
-        vocabulary: Number of tokens.
-        seed: Of k-means and the principal axes.
+        axes: See `principal_axes`.
+        seed: Of k-means.
     """
     from sklearn.cluster import MiniBatchKMeans
-    from sklearn.decomposition import PCA
 
     structure, focus = matrix.structure[train], matrix.focus[train]
     mean, scale = structure.mean(axis=0), structure.std(axis=0)
@@ -109,12 +162,15 @@ def fit(
     task_weights, task_bias = _gaussian(dense, targets.task[train], len(targets.tasks))
     posterior = softmax((dense @ topics + topic_bias).astype(np.float32))
     idf, tfidf = _tfidf(matrix.counts[train])
-    axes = PCA(AXES, random_state=seed).fit(focus).components_.T.astype(np.float32)
-    columns = np.concatenate((structure, focus @ axes), axis=1)
+    success, topic = targets.success[train], targets.topics[train]
+    scale_of_difficulty = fit_difficulty(structure, dense, targets.general, train)
+    hardness = difficulty_of(scale_of_difficulty, dense, log_length(structure))
+    columns = _stepped(np.concatenate((structure, focus @ axes, hardness[:, None]), axis=1))
     heads = [
-        _fit_head(dense, tfidf, columns, posterior, targets.success[train, at], targets.weight[train])
+        _fit_head(dense, tfidf, columns, posterior, success[:, at], targets.weight[train])
         for at in range(len(targets.heads))
     ]
+    trees = [*(head.trees for head in heads), _gain_trees(columns, success, targets.heads)]
     centres = (
         MiniBatchKMeans(CENTRES, random_state=seed, n_init=3, batch_size=2048).fit(focus).cluster_centers_
     )
@@ -136,44 +192,70 @@ def fit(
         task_weights=task_weights.astype(np.float32),
         task_bias=task_bias.astype(np.float32),
         axes=axes,
-        split_column=np.concatenate([h.trees.column for h in heads]).astype(np.int32),
-        split_at=np.concatenate([h.trees.threshold for h in heads]).astype(np.float32),
-        leaves=np.concatenate([h.trees.leaves for h in heads]).astype(np.float32),
-        tree_head=np.repeat(np.arange(len(heads)), [len(h.trees.leaves) for h in heads]).astype(np.int32),
-        tree_bias=np.array([h.trees.start for h in heads], np.float32),
+        split_column=np.concatenate([t.column for t in trees]).astype(np.int32),
+        split_at=np.concatenate([t.threshold for t in trees]).astype(np.float32),
+        leaves=np.concatenate([t.leaves for t in trees]).astype(np.float32),
+        tree_head=np.repeat(np.arange(len(trees)), [len(t.leaves) for t in trees]).astype(np.int32),
+        tree_bias=np.array([t.start for t in trees], np.float32),
         mix=np.full((len(heads), len(COMPONENTS)), 1 / len(COMPONENTS), np.float32),
         calibration=np.tile(np.array([1.0, 0.0], np.float32), (len(heads), 1)),
+        covered=_covered(success, topic, topics.shape[1], targets.heads),
+        general=_general(hardness, success, topic, targets.heads),
+        difficulty=scale_of_difficulty.weights,
+        difficulty_figures=scale_of_difficulty.figures,
         centres=centres,
         similar=np.array([similar], np.float32),
-        vocabulary=np.array([vocabulary], np.int32),
+        vocabulary=np.array([matrix.counts.shape[1] - BIGRAM_BUCKETS], np.int32),
+        models=np.array([], np.str_),
+        abilities=np.zeros((0, 0), np.float32),
+        placed_with=np.zeros(0, np.int32),
+        prior_mean=np.zeros(0, np.float32),
+        prior_precision=np.zeros((0, 0), np.float32),
     )
 
 
-def components(model: Classifier, matrix: Matrix, rows: npt.NDArray[np.intp]) -> FloatArray:
-    """Return the three estimates for many rows at once, shape (rows, heads, 3); the same as `predict` mixes."""
+def estimates(model: Classifier, matrix: Matrix, rows: npt.NDArray[np.intp]) -> Estimates:
+    """Return what a classifier says of many rows at once, up to its last steps; the same as `predict` computes."""
     dense = dense_columns(
         matrix.structure[rows], matrix.focus[rows], matrix.context[rows], model.mean, model.scale
     )
     tfidf = _unit_rows(matrix.counts[rows], model.idf)
-    columns = np.concatenate((matrix.structure[rows], matrix.focus[rows] @ model.axes), axis=1)
+    hardness = difficulty_of(model.scale_of_difficulty, dense, log_length(matrix.structure[rows]))
+    along = matrix.focus[rows] @ model.axes
+    columns = np.concatenate((matrix.structure[rows], along, hardness[:, None]), axis=1)
     node = np.zeros((len(rows), len(model.leaves)), np.int32)
     tree = np.arange(len(model.leaves))
     for _ in range(TREE_DEPTH):
         looked_at = np.take_along_axis(columns, model.split_column[tree, node], axis=1)
         node = 2 * node + 1 + (looked_at > model.split_at[tree, node])
     values = model.leaves[tree, node - (2**TREE_DEPTH - 1)]
-    trees = np.stack([values[:, model.tree_head == h].sum(axis=1) for h in range(len(model.heads))], axis=1)
+    sums = [values[:, model.tree_head == h].sum(axis=1) for h in range(len(model.heads) + 1)]
+    trees = np.stack(sums, axis=1) + model.tree_bias
+    topics = softmax(dense @ model.topics + model.topic_bias)
     parts = (
         sigmoid(dense @ model.linear + model.bias + tfidf @ model.ngrams),
-        softmax(dense @ model.topics + model.topic_bias) @ model.rates,
-        sigmoid(trees + model.tree_bias),
+        topics @ model.rates,
+        sigmoid(trees[:, :-1]),
     )
-    return np.stack(parts, axis=2).astype(np.float32)
+    return Estimates(
+        np.stack(parts, axis=2).astype(np.float32),
+        topics @ model.covered,
+        hardness,
+        trees[:, -1],
+        softmax(dense @ model.task_weights + model.task_bias),
+        along[:, :SKILL_AXES],
+    )
 
 
 def calibrated(model: Classifier, mix: FloatArray, calibration: FloatArray) -> Classifier:
     """Return the classifier with its last two steps in place."""
     return replace(model, mix=mix.astype(np.float32), calibration=calibration.astype(np.float32))
+
+
+def skills_of(model: Classifier, made: Estimates) -> FloatArray:
+    """Return what abilities are applied to, shape (rows, S); the same as `predict` gives."""
+    odds = model.log_odds(made.parts, made.covered, made.hardness, made.gain)
+    return skills(odds, made.hardness[:, None], made.tasks, made.axes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,7 +277,7 @@ class _Head:
 def _fit_head(
     dense: npt.NDArray[np.float64],
     tfidf: sp.csr_matrix,
-    columns: FloatArray,
+    columns: Doubles,
     posterior: FloatArray,
     success: FloatArray,
     weight: FloatArray,
@@ -204,6 +286,8 @@ def _fit_head(
     from sklearn.linear_model import LogisticRegression
 
     at = np.flatnonzero(~np.isnan(success))
+    if not len(at):
+        return _nothing(dense.shape[1] + tfidf.shape[1], posterior.shape[1])
     share, weight = success[at], weight[at]
     small = len(at) < SMALL_HEAD
     # A share of success counts as that much of a right and the rest of a wrong answer.
@@ -233,6 +317,79 @@ def _fit_head(
         float(linear.intercept_[0]),
         rates.astype(np.float32),
         _trees(boosted),
+    )
+
+
+def _nothing(columns: int, topics: int) -> _Head:
+    """A head without any outcome: it covers no topic, so that what it says has no weight."""
+    return _Head(np.zeros(columns, np.float32), 0.0, np.full(topics, 0.5, np.float32), _one_tree(0.0))
+
+
+def _one_tree(value: float) -> _Trees:
+    inner, leaf = 2**TREE_DEPTH - 1, 2**TREE_DEPTH
+    nothing = np.zeros((1, leaf), np.float32)
+    return _Trees(np.zeros((1, inner), np.int32), np.full((1, inner), np.inf, np.float32), nothing, value)
+
+
+def _stepped(columns: FloatArray) -> Doubles:
+    """Round every column to at most `STEPS` values, its quantiles.
+
+    scikit-learn would look for such steps itself, once a head, and with weighted rows takes ten times as long for it
+    as for the trees. A split falls midway between two steps, where rounding changes no row's side.
+    """
+    rounded = np.empty(columns.shape, np.float64)
+    for at, column in enumerate(columns.T.astype(np.float64)):
+        steps = np.unique(np.quantile(column, np.linspace(0, 1, STEPS)))
+        rounded[:, at] = steps[np.searchsorted((steps[1:] + steps[:-1]) / 2, column)]
+    return rounded
+
+
+def _gain_trees(columns: Doubles, success: FloatArray, heads: Sequence[str]) -> _Trees:
+    """Trees that estimate P(strong) - P(weak) directly: the difference is what routing between the two goes by."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    gain = success[:, list(heads).index(STRONG)] - success[:, list(heads).index(WEAK)]
+    known = np.flatnonzero(~np.isnan(gain))
+    if not len(known):
+        return _one_tree(0.0)
+    boosted = HistGradientBoostingRegressor(
+        max_iter=GAIN_TREES,
+        learning_rate=0.04,
+        max_depth=TREE_DEPTH,
+        max_leaf_nodes=2**TREE_DEPTH,
+        min_samples_leaf=LEAF_ROWS,
+        l2_regularization=5.0,
+        max_features=0.4,
+        random_state=0,
+    ).fit(columns[known], gain[known])
+    return _trees(boosted)
+
+
+def _covered(
+    success: FloatArray, topics: npt.NDArray[np.int32], count: int, heads: Sequence[str]
+) -> FloatArray:
+    """Which head has outcomes on which topic. Local models were run on a few rows of every kind: theirs cover all."""
+    known = np.zeros((count, success.shape[1]))
+    np.add.at(known, topics, ~np.isnan(success))
+    everywhere = [head not in (WEAK, STRONG, *TIERS) for head in heads]
+    return np.asarray((known >= COVERING) | np.array(everywhere), np.float32)
+
+
+def _general(
+    hardness: FloatArray, success: FloatArray, topics: npt.NDArray[np.int32], heads: Sequence[str]
+) -> FloatArray:
+    """Intercept and slope of each head's general estimate. The slopes are those of small and of large models, which
+    were measured in every source; a head's own would say how its one source goes."""
+    names = list(heads)
+    slopes = within_topic_slopes(hardness, success[:, [names.index(SMALL), names.index(LARGE)]], topics)
+    like_large = [head in (STRONG, LARGE) for head in names]
+    known = ~np.isnan(success)
+    rates = np.where(known, success, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    # A head without outcomes starts from the kind of model that it is like.
+    alike = np.array([names.index(LARGE if large else SMALL) for large in like_large])
+    rates = np.clip(np.where(known.any(axis=0), rates, rates[alike]), 0.02, 0.98)
+    return np.stack((np.log(rates / (1 - rates)), slopes[np.array(like_large, int)]), axis=1).astype(
+        np.float32
     )
 
 
@@ -305,12 +462,3 @@ def _unit_rows(counts: sp.csr_matrix, idf: FloatArray) -> sp.csr_matrix:
 
 def _stack(columns: Any) -> FloatArray:
     return np.stack(list(columns), axis=1).astype(np.float32)
-
-
-def tasks(model: Classifier, matrix: Matrix, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """Return the most likely task kind of many rows, as positions in `model.tasks`."""
-    dense = dense_columns(
-        matrix.structure[rows], matrix.focus[rows], matrix.context[rows], model.mean, model.scale
-    )
-    likely: npt.NDArray[np.intp] = (dense @ model.task_weights + model.task_bias).argmax(axis=1)
-    return likely

@@ -37,7 +37,8 @@ def groups_of(texts: Sequence[str]) -> npt.NDArray[np.int32]:
     common = (telling @ telling.T).tocoo()
     # Groups that were left out as too common count as not shared: this errs to "different" for templates.
     same = common.data / (size[common.row] + size[common.col] - common.data) >= SAME
-    links = sp.csr_matrix((ones[: same.sum()], (common.row[same], common.col[same])), shape=(len(texts),) * 2)
+    pairs = (common.row[same], common.col[same])
+    links = sp.csr_matrix((np.ones(len(pairs[0]), np.int32), pairs), shape=(len(texts),) * 2)
     number: npt.NDArray[np.int32] = connected_components(links, directed=False)[1]
     return number
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 from smallfirst.policies.types import TaskKind
 
-from ..scoring.scorer import STRONG, WEAK
+from ..scoring.classifier import STRONG, WEAK
 from .files import DataError, decoded, read_rows
+from .tiers import tier_outcomes
 
 # Never trained on: their licences do not allow an artefact that ships.
 EXCLUDED_SUBSETS = frozenset({"alpaca_eval2", "cmmlu", "ceval"})
 SIMPLE_PROMPTS, LOCAL_OUTCOMES = "simple_prompts.jsonl", "local_outcomes.jsonl"
+# Every row of a subset, where others are drawn from.
+ALL = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +31,24 @@ class TrainingRow:
     Attributes:
         file: Name of the file that it is from.
         id: Its id there.
+        subset: Its subset there.
         body: The chat completion body.
         topic: A fine label (file and subset, or the exam's subject) for the topic classifier.
         task: Its task kind.
         outcomes: Success in [0, 1] by head.
         weight: Of its outcomes; under 1 where they are assumed, not measured.
+        scores: Success in [0, 1] by model, of all models that were measured on it.
     """
 
     file: str
     id: str
+    subset: str
     body: Mapping[str, Any]
     topic: str
     task: TaskKind
     outcomes: Mapping[str, float] = field(default_factory=dict)
     weight: float = 1.0
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +79,15 @@ _SOURCES: Mapping[str, _Source] = {
          "writing": "creative", "reasoning": "reasoning", "extraction": "extraction"},
     ),
     "outcomes_11_models": _Source(
-        1100, "knowledge", {"mbpp": "code", "winogrande": "reasoning", "arc_challenge": "knowledge"}
+        ALL, "knowledge", {"mbpp": "code", "winogrande": "reasoning", "arc_challenge": "knowledge"}
     ),
     "outcomes_7_small_models": _Source(
-        500, "knowledge",
+        ALL, "knowledge",
         {"gsm8k": "reasoning", "MATH_prealgebra": "reasoning", "humaneval": "code", "mbpp": "code",
          "javascript": "code"},
     ),
     "outcomes_many_models": _Source(
-        1000, "knowledge",
+        ALL, "knowledge",
         {"zeroeval_crux": "code", "zeroeval_math-l5": "reasoning", "zeroeval_numersense-v2": "knowledge"},
     ),
 }  # fmt: skip
@@ -91,8 +99,6 @@ _WORKED_OUT = frozenset(
         "high_school_statistics", "formal_logic", "college_physics", "high_school_physics", "econometrics",
     }
 )  # fmt: skip
-# Which models of the eleven stand for the two published heads.
-_WEAK_MODEL, _STRONG_MODEL = "mistralai/mixtral-8x7b-chat", "gpt-4-1106-preview"
 # No small model was run on these: their answers have no mechanical check, or the check is not ours. That models of
 # half a billion parameters fail them is assumed (published: under 2 % wins on Arena-Hard, about a quarter of IFEval's
 # prompts), at half weight, so that the absence of outcomes does not read as easy.
@@ -121,12 +127,15 @@ def own_data(name: str) -> Path:
     return Path(str(resources.files("smallfirst.evals") / "data" / name))
 
 
-def load_rows(folder: Path, *, outcomes: Path | None = None) -> list[TrainingRow]:
+def load_rows(
+    folder: Path, *, outcomes: Path | None = None, without_models: Collection[str] = ()
+) -> list[TrainingRow]:
     """Return every training row, in an order that does not depend on the machine.
 
     Args:
         folder: The evaluation data.
         outcomes: What our local models got right; default: the file that ships in `smallfirst.evals`.
+        without_models: Models whose published outcomes are left out.
 
     Raises:
         DataError: A file is missing or broken.
@@ -139,7 +148,7 @@ def load_rows(folder: Path, *, outcomes: Path | None = None) -> list[TrainingRow
     rows = [*_router_outcomes(folder), *_simple(measured)]
     local = sorted({head for by_head in measured.values() for head in by_head})
     for name, source in _SOURCES.items():
-        rows += _from_source(folder, name, source, measured, local)
+        rows += _from_source(folder, name, source, measured, (local, without_models))
     return rows
 
 
@@ -161,6 +170,7 @@ def _router_outcomes(folder: Path) -> Iterator[TrainingRow]:
         yield TrainingRow(
             file=name,
             id=row["id"],
+            subset=row["subset"],
             body=decoded(row, "request", f"{name}: row {row['id']}"),
             topic=f"{row['subset']}/{subject}",
             task="reasoning" if row["subset"] == "gsm8k" or subject in _WORKED_OUT else "knowledge",
@@ -173,6 +183,7 @@ def _simple(measured: Mapping[tuple[str, str], dict[str, float]]) -> Iterator[Tr
         yield TrainingRow(
             file=SIMPLE_PROMPTS,
             id=row["id"],
+            subset=row["subset"],
             body=row["request"],
             topic=f"simple/{row['subset']}",
             task=_SIMPLE_TASKS[row["subset"]],
@@ -185,11 +196,12 @@ def _from_source(
     name: str,
     source: _Source,
     measured: Mapping[tuple[str, str], dict[str, float]],
-    local_heads: list[str],
+    names: tuple[Collection[str], Collection[str]],
 ) -> Iterator[TrainingRow]:
+    local_heads, without_models = names
     file = f"{name}_dev.parquet"
     columns = ["id", "subset", "request"]
-    columns += ["scores"] if name == "outcomes_11_models" else []
+    columns += ["scores"] if name.startswith("outcomes_") else []
     columns += ["category"] if name == "outcomes_many_models" else []
     subsets: dict[str, list[dict[str, Any]]] = {}
     for row in read_rows(folder / file, columns):
@@ -202,21 +214,28 @@ def _from_source(
         others = [row for row in members if (file, row["id"]) not in measured]
         room = max(0, min(source.most - len(kept), len(others)))
         kept += random.Random(zlib.crc32(f"{name}/{subset}".encode())).sample(others, room)
-        for row in kept:
-            outcomes = dict(measured.get((file, row["id"]), {}))
+        scores = [_scores(row, file, without_models) for row in kept]
+        tiers = tier_outcomes(name, scores) if any(scores) else [{} for _ in kept]
+        for row, by_model, by_tier in zip(kept, scores, tiers, strict=True):
+            outcomes = {**measured.get((file, row["id"]), {}), **by_tier}
             weight = 1.0
-            if name == "outcomes_11_models":
-                scores = decoded(row, "scores", f"{file}: row {row['id']}")
-                outcomes = {WEAK: scores[_WEAK_MODEL], STRONG: scores[_STRONG_MODEL]}
-            elif name in _ASSUMED_FAILED and not outcomes:
+            if name in _ASSUMED_FAILED and not outcomes:
                 outcomes, weight = dict.fromkeys(local_heads, _ASSUMED_FAILED[name]), _ASSUMED_WEIGHT
             category = str(row.get("category") or "").partition("|")[0]
             yield TrainingRow(
                 file=file,
                 id=row["id"],
+                subset=subset,
                 body=decoded(row, "request", f"{file}: row {row['id']}"),
                 topic=f"{name}/{subset}" + (f"/{category}" if category else ""),
                 task=source.by_subset.get(subset, source.task),
                 outcomes=outcomes,
                 weight=weight,
+                scores=by_model,
             )
+
+
+def _scores(row: Mapping[str, Any], file: str, without: Collection[str]) -> dict[str, float]:
+    scores = decoded(row, "scores", f"{file}: row {row['id']}") or {}
+    told = {name: value for name, value in scores.items() if value is not None and name not in without}
+    return {name: float(value) for name, value in told.items() if not isnan(value)}

@@ -13,19 +13,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..scoring.classifier import Classifier
+from ..scoring.classifier import SKILL_AXES, STRONG, WEAK, Classifier, sigmoid
 from ..scoring.embedding import FloatArray, TokenEmbedding
 from ..scoring.features import FEATURES_HASH, FeatureReader
-from ..scoring.scorer import STRONG, WEAK
 from . import fit as fitting
 from .files import need_extra
 from .folds import folds_of, groups_of
 from .keys import row_key, text_of
+from .placing import Placed, figures_of, place_models, with_models
 from .rows import TrainingRow, load_rows
+from .tiers import TIERS
 
-FOLDS, SEED = 5, 0
-# How much each estimate counts (linear, topics, trees): published pair, measured local models. By validation.
-PAIR_MIX, LOCAL_MIX = (0.3, 0.4, 0.3), (0.2, 0.3, 0.5)
+FOLDS, SEED = 10, 0
+# How much each estimate counts (linear, topics, trees): published outcomes, measured local models. By validation.
+PUBLISHED_MIX, LOCAL_MIX = (0.3, 0.4, 0.3), (0.2, 0.3, 0.5)
 LICENCES = (
     "Trained on public data whose licences allow it; rows of AlpacaEval, CMMLU and C-Eval are left out "
     "(non-commercial). The arrays hold statistics of the rows, no text of theirs."
@@ -41,27 +42,38 @@ class Trained:
         classifier: Fitted on all rows, calibrated.
         rows: The training rows.
         heads: Names of the heads.
-        success: Calibrated P(success), out of fold, shape (rows, heads).
-        actual: Success in [0, 1], NaN where unknown, same shape.
+        skills: Out of fold, shape (rows, S), see `Prediction.skills`.
+        fold: Of each row.
+        placed: Abilities of the published models.
         card: What goes to `card.json`.
     """
 
     classifier: Classifier
     rows: Sequence[TrainingRow]
     heads: tuple[str, ...]
-    success: FloatArray
-    actual: FloatArray
+    skills: FloatArray
+    fold: npt.NDArray[np.int32]
+    placed: Placed
     card: dict[str, Any]
 
 
 def train(
-    data: Path, *, outcomes: Path | None = None, progress: Progress = lambda step: None, folds: int = FOLDS
+    data: Path,
+    *,
+    outcomes: Path | None = None,
+    without: Sequence[str] = (),
+    without_models: Sequence[str] = (),
+    progress: Progress = lambda step: None,
+    folds: int = FOLDS,
 ) -> Trained:
     """Train on the evaluation data and on our own outcomes.
 
     Args:
         data: Folder of the evaluation data.
         outcomes: What our local models got right; default: the file that ships in `smallfirst.evals`.
+        without: Subsets to leave out, with everything that is a near-duplicate of theirs: to see how well the rest
+            carries over.
+        without_models: Models whose published outcomes are left out.
         progress: Called with each step, in words.
         folds: For the out-of-fold figures and the calibration.
 
@@ -71,40 +83,83 @@ def train(
     """
     need_extra("duckdb", "sklearn")
     progress("reading rows")
-    rows = load_rows(data, outcomes=outcomes)
+    rows = load_rows(data, outcomes=outcomes, without_models=without_models)
     embedding = TokenEmbedding.load()
     vocabulary = embedding.tokenizer.get_vocab_size()
-    local = sorted({head for row in rows for head in row.outcomes} - {WEAK, STRONG})
-    heads = (WEAK, STRONG, *local)
+    local = sorted({head for row in rows for head in row.outcomes} - {WEAK, STRONG, *TIERS})
+    heads = (WEAK, STRONG, *TIERS, *local)
     progress(f"grouping near-duplicates of {len(rows)} rows")
     groups = groups_of([text_of(row.body) for row in rows])
-    strata = [f"{row.file}/{row.topic.partition('/')[0]}" for row in rows]
-    fold = folds_of(strata, groups, folds, SEED)
+    if without:
+        alike = np.isin(
+            groups, [group for group, row in zip(groups, rows, strict=True) if row.subset in without]
+        )
+        rows, groups = [row for row, out in zip(rows, alike, strict=True) if not out], groups[~alike]
+    fold = folds_of([f"{row.file}/{row.topic}" for row in rows], groups, folds, SEED)
     progress("reading features")
     matrix = fitting.read_matrix(rows, FeatureReader(embedding), vocabulary)
     targets = fitting.targets_of(rows, heads)
-    estimates = np.zeros((len(rows), len(heads), 3), np.float32)
-    task_right = np.zeros(len(rows), bool)
-    for number in range(folds):
-        progress(f"fold {number + 1} of {folds}")
-        held_out = np.flatnonzero(fold == number)
-        model = fitting.fit(matrix, targets, np.flatnonzero(fold != number), vocabulary, seed=SEED)
-        estimates[held_out] = fitting.components(model, matrix, held_out)
-        task_right[held_out] = fitting.tasks(model, matrix, held_out) == targets.task[held_out]
-    mix = np.array([PAIR_MIX if head in (WEAK, STRONG) else LOCAL_MIX for head in heads], np.float32)
-    mixed = (estimates * mix).sum(axis=2)
-    calibration = np.stack(
-        [_platt(mixed[:, h], targets.success[:, h], targets.weight) for h in range(len(heads))]
-    )
-    success = np.stack(
-        [_crossed_platt(mixed[:, h], targets.success[:, h], targets.weight, fold) for h in range(len(heads))],
-        axis=1,
-    )
+    axes = fitting.principal_axes(matrix, seed=SEED)
+    crossed = _out_of_fold(matrix, targets, fold, axes, progress)
+    progress("placing models")
+    placed = place_models(rows, crossed.skills, fold)
     progress("fitting on all rows")
-    everything = fitting.fit(matrix, targets, np.arange(len(rows)), vocabulary, seed=SEED)
-    classifier = fitting.calibrated(everything, mix, calibration)
-    card = _card(rows, heads, success, targets, task_right, local)
-    return Trained(classifier, rows, heads, success, targets.success, card)
+    everything = fitting.fit(matrix, targets, np.arange(len(rows)), axes, seed=SEED)
+    classifier = with_models(fitting.calibrated(everything, _mix(heads), crossed.calibration), placed)
+    success = sigmoid(crossed.skills[:, : len(heads)])
+    tasks = crossed.skills[:, len(heads) + 1 : len(heads) + 1 + len(targets.tasks)]
+    task_right = tasks.argmax(axis=1) == targets.task
+    card = _card(rows, heads, success, targets, task_right, local) | {"models": len(placed.names)}
+    return Trained(classifier, rows, heads, crossed.skills, fold, placed, card)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Crossed:
+    """Skills out of fold, shape (rows, S), and the calibration for a classifier fitted on all rows."""
+
+    skills: FloatArray
+    calibration: FloatArray
+
+
+def _out_of_fold(
+    matrix: fitting.Matrix,
+    targets: fitting.Targets,
+    fold: npt.NDArray[np.int32],
+    axes: FloatArray,
+    progress: Progress,
+) -> _Crossed:
+    """Fit once for each fold without it. Each fold's calibration is that of the other folds, so that it is out of
+    fold, too."""
+    mix = _mix(targets.heads)
+    mixed = np.zeros((len(fold), len(targets.heads)), np.float32)
+    fitted = []
+    for number in range(int(fold.max()) + 1):
+        progress(f"fold {number + 1} of {fold.max() + 1}")
+        held_out = np.flatnonzero(fold == number)
+        model = fitting.fit(matrix, targets, np.flatnonzero(fold != number), axes, seed=SEED)
+        made = fitting.estimates(model, matrix, held_out)
+        mixed[held_out] = (made.parts * mix).sum(axis=2)
+        fitted.append((held_out, model, made))
+
+    # Assumed outcomes teach, but what a probability means is told by measured ones.
+    sure = targets.weight == 1
+
+    def calibration(rows: npt.NDArray[np.bool_]) -> FloatArray:
+        rows = rows & sure
+        of = [_platt(mixed[rows, h], targets.success[rows, h]) for h in range(mixed.shape[1])]
+        return np.stack(of)
+
+    skills = np.zeros((len(fold), len(targets.heads) + 1 + len(targets.tasks) + SKILL_AXES), np.float32)
+    for number, (held_out, model, made) in enumerate(fitted):
+        skills[held_out] = fitting.skills_of(
+            fitting.calibrated(model, mix, calibration(fold != number)), made
+        )
+    return _Crossed(skills, calibration(np.ones(len(fold), bool)))
+
+
+def _mix(heads: Sequence[str]) -> FloatArray:
+    published = (WEAK, STRONG, *TIERS)
+    return np.array([PUBLISHED_MIX if head in published else LOCAL_MIX for head in heads], np.float32)
 
 
 def write(trained: Trained, out: Path) -> None:
@@ -120,33 +175,26 @@ def write(trained: Trained, out: Path) -> None:
             allow_pickle=False,
             heads=np.array(trained.heads),
             keys=keys,
-            success=trained.success.astype(np.float16),
+            skills=trained.skills.astype(np.float16),
+            fold=trained.fold.astype(np.uint8),
+            models=np.array(trained.placed.names, np.str_),
+            abilities=np.stack([figures_of(abilities) for abilities in trained.placed.by_fold]),
         )
 
 
-def _platt(mixed: FloatArray, actual: FloatArray, weight: FloatArray) -> FloatArray:
+def _platt(mixed: FloatArray, actual: FloatArray) -> FloatArray:
     """Return slope and offset on the log-odds that fit the outcomes best."""
     from sklearn.linear_model import LogisticRegression
 
     at = np.flatnonzero(~np.isnan(actual))
+    if not len(at):
+        return np.array([1.0, 0.0], np.float32)
     odds = _odds(mixed[at])
     x = np.concatenate((odds, odds))[:, None]
     y = np.repeat([1, 0], len(at))
-    w = np.concatenate((actual[at] * weight[at], (1 - actual[at]) * weight[at]))
+    w = np.concatenate((actual[at], 1 - actual[at]))
     fitted = LogisticRegression(C=1e4).fit(x[w > 0], y[w > 0], sample_weight=w[w > 0])
     return np.array([fitted.coef_[0, 0], fitted.intercept_[0]], np.float32)
-
-
-def _crossed_platt(
-    mixed: FloatArray, actual: FloatArray, weight: FloatArray, fold: npt.NDArray[np.int32]
-) -> FloatArray:
-    """Calibrate each fold by the others, so that the reported calibration is out of fold, too."""
-    calibrated = np.zeros(len(mixed), np.float32)
-    for number in np.unique(fold):
-        inside = fold == number
-        slope, offset = _platt(mixed[~inside], actual[~inside], weight[~inside])
-        calibrated[inside] = 1 / (1 + np.exp(-(slope * _odds(mixed[inside]) + offset)))
-    return calibrated
 
 
 def _odds(p: FloatArray) -> FloatArray:
@@ -170,6 +218,8 @@ def _card(
     accuracy = {}
     for at, head in enumerate(heads):
         measured = ~np.isnan(targets.success[:, at]) & (targets.weight == 1)
+        if not measured.any():
+            continue
         actual = targets.success[measured, at]
         accuracy[head] = float(actual.mean())
         reliability[head] = head_figures(success[measured, at], actual)
@@ -185,6 +235,7 @@ def _card(
         "heads": {
             WEAK: "Mixtral-8x7B, published outcomes",
             STRONG: "GPT-4-1106, published outcomes",
+            **dict.fromkeys(TIERS, "a third of the models of every published source, by strength"),
             **dict.fromkeys(local, "measured by us, see evals/data/local_outcomes.jsonl"),
         },
         "assumed": "For local heads, chat_open and agent rows count as failed and chat_ifeval rows as 15 % right, "

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smallfirst.policies.types import Score
+from smallfirst.policies.types import Score, Tier
 from smallfirst.router.errors import SmallfirstError
 from smallfirst.router.scoring import Scorer
+from smallfirst.router.scoring.abilities import Ability
 from smallfirst.router.scoring.classifier import Classifier
+from smallfirst.router.scoring.embedding import FloatArray
 from smallfirst.router.scoring.scorer import packaged_artefact
 from smallfirst.router.wire import ChatRequest
-
-MODELS = {"local": "smollm2-135m", "cloud": "strong"}
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +27,13 @@ def scorer() -> Scorer:
     return Scorer.load()
 
 
+def models(scorer: Scorer) -> dict[str, Ability]:
+    return {"local": scorer.ability_for("smollm2-135m"), "cloud": scorer.abilities["strong"]}
+
+
 def score(scorer: Scorer, text: str, **body: object) -> Score:
     request = ChatRequest.parse({"messages": [{"role": "user", "content": text}], **body})
-    return scorer.score(scorer.features(request), MODELS)
+    return scorer.score(scorer.features(request), models(scorer))
 
 
 def test_a_simple_question_is_likely_right_on_the_local_model(scorer: Scorer) -> None:
@@ -55,7 +61,8 @@ def test_a_hard_request_is_unlikely_right_on_the_local_model(scorer: Scorer, har
 def test_the_local_model_is_not_believed_to_be_a_stronger_one(scorer: Scorer) -> None:
     text = "A train leaves at 9:40 and arrives at 13:05 after two stops of 12 minutes. How long did it move?"
     request = ChatRequest.parse({"messages": [{"role": "user", "content": text}]})
-    by_head = scorer.score(scorer.features(request), {"local": "smollm2-135m", "mixtral": "weak"}).success
+    able = {"local": scorer.ability_for("smollm2-135m"), "mixtral": scorer.abilities["weak"]}
+    by_head = scorer.score(scorer.features(request), able).success
     assert by_head["local"] < by_head["mixtral"]
 
 
@@ -78,7 +85,7 @@ def test_difficulty_grows_from_a_greeting_to_a_proof(scorer: Scorer) -> None:
 )
 def test_without_a_known_signal_it_abstains(scorer: Scorer, content: object) -> None:
     request = ChatRequest.parse({"messages": [{"role": "user", "content": content}]})
-    assert not scorer.score(scorer.features(request), MODELS).known
+    assert not scorer.score(scorer.features(request), models(scorer)).known
 
 
 def test_an_agents_step_after_a_tool_result_is_not_taken_for_known(scorer: Scorer) -> None:
@@ -88,7 +95,7 @@ def test_an_agents_step_after_a_tool_result_is_not_taken_for_known(scorer: Score
         {"role": "assistant", "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "1", "content": "a.txt"},
     ]
-    scored = scorer.score(scorer.features(ChatRequest.parse({"messages": messages})), MODELS)
+    scored = scorer.score(scorer.features(ChatRequest.parse({"messages": messages})), models(scorer))
     assert (scored.task, scored.known) == ("agent", False)
 
 
@@ -99,18 +106,98 @@ def test_a_request_with_tools_is_a_function_call(scorer: Scorer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "tier", "head"),
+    ("name", "tier", "measured"),
     [
         ("smollm2-135m", "local", "smollm2-135m"),
         ("HuggingFaceTB/SmolLM2-135M-Instruct.Q4_1.gguf", "local", "smollm2-135m"),
         ("qwen2.5-coder-0.5b", "local", "qwen2.5-coder-0.5b"),
-        ("llama-3.3-70b", "local", "smollm2-135m"),
-        ("gpt-4.1", "cloud", "strong"),
+        # Published models are known by name, but from other sources: they are taken only where they are asked for.
+        ("qwen/qwen2.5-7b-instruct-q4_k_m.gguf", "local", "smollm2-135m"),
+        ("gpt-4o-mini", "cloud", "strong"),
         ("mistralai/mixtral-8x7b", "cloud", "weak"),
+        # Nobody measured these.
+        ("llama-9-1b", "local", "smollm2-135m"),
+        ("gpt-4.1", "cloud", "strong"),
+        ("llama-3.2-1b-instruct", "cloud", "weak"),
+        # Heads are kinds of models: a model that a user gave such a name is not meant.
+        ("large", "local", "smollm2-135m"),
+        ("weak", "local", "smollm2-135m"),
+        ("my/Weak-Instruct.gguf", "cloud", "strong"),
+        ("small", "cloud", "strong"),
     ],
 )
-def test_a_model_is_believed_to_be_what_was_measured(scorer: Scorer, name: str, tier: str, head: str) -> None:
-    assert scorer.ability_for(name, "local" if tier == "local" else "cloud") == head
+def test_a_model_is_believed_to_be_what_was_measured(
+    scorer: Scorer, name: str, tier: Tier, measured: str
+) -> None:
+    assert scorer.ability_for(name, tier).model == measured
+
+
+def test_an_unknown_local_model_counts_as_the_weakest_measured_one(scorer: Scorer) -> None:
+    accuracy = {name: scorer.card["out_of_fold"]["heads"][name]["accuracy"] for name in scorer.local_heads}
+    assert scorer.ability_for("my-own-model").model == min(accuracy, key=accuracy.__getitem__)
+
+
+def test_published_models_are_found_by_name_in_whatever_packing(scorer: Scorer) -> None:
+    names = ("qwen/qwen2.5-7b-instruct-q4_k_m.gguf", "gpt-4o-mini", "anthropic/claude-3-5-haiku-20241022")
+    found = [scorer.ability_named(name) for name in names]
+    known = ["Qwen2.5-7B-Instruct", "gpt-4o-mini-2024-07-18", "claude-3-5-haiku-20241022"]
+    assert [ability and ability.model for ability in found] == known
+
+
+def test_a_head_may_be_named_outright(scorer: Scorer) -> None:
+    found = scorer.ability_named("large")
+    assert found is not None
+    assert found.model == "large"
+    assert scorer.ability_named("nobody-7b") is None
+
+
+def test_heads_speak_for_themselves(scorer: Scorer) -> None:
+    request = ChatRequest.parse({"messages": [{"role": "user", "content": "Name a colour."}]})
+    features = scorer.features(request)
+    success = scorer.classifier.predict(features).success
+    able = {name: scorer.abilities[name] for name in success}
+    assert scorer.score(features, able).success == pytest.approx(success, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Llama-2-7b-hf", "Meta-Llama-3-8B", "Meta-Llama-3-70B"), ("gemma-2-2b-it", "gpt-4o-2024-08-06")],
+    ids=["of one source", "of another"],
+)
+def test_published_models_are_placed_in_the_order_of_their_strength(
+    scorer: Scorer, names: tuple[str, ...]
+) -> None:
+    exam = "Which of these is a primary alcohol? A. propan-2-ol B. butan-1-ol C. propanone D. ethanal. Answer A to D."
+    features = scorer.features(ChatRequest.parse({"messages": [{"role": "user", "content": exam}]}))
+    found = scorer.score(features, {name: scorer.abilities[name] for name in names}).success
+    assert sorted(names, key=found.__getitem__) == list(names)
+
+
+def test_many_models_were_placed_with_a_hundred_prompts_and_more(scorer: Scorer) -> None:
+    placed = [ability for name, ability in scorer.abilities.items() if name in scorer.classifier.models]
+    assert len(placed) == scorer.card["models"] >= 80
+    assert min(ability.rows for ability in placed) >= 100
+
+
+def test_a_new_model_starts_from_the_mean_of_those_placed(scorer: Scorer) -> None:
+    figures = [
+        [scorer.abilities[name].bias, *scorer.abilities[name].weights] for name in scorer.classifier.models
+    ]
+    assert scorer.prior.mean == pytest.approx(np.mean(figures, axis=0), abs=1e-4)
+
+
+def test_difficulties_of_many_are_those_of_each(scorer: Scorer) -> None:
+    skills = np.stack(
+        [predicted(scorer, text) for text in ("What is 2 + 2?", "Prove Fermat's last theorem.")]
+    )
+    many = scorer.difficulty(skills)
+    assert many.tolist() == pytest.approx([float(scorer.difficulty(one)) for one in skills])
+    assert many[0] < many[1]
+
+
+def predicted(scorer: Scorer, text: str) -> FloatArray:
+    request = ChatRequest.parse({"messages": [{"role": "user", "content": text}]})
+    return scorer.classifier.predict(scorer.features(request)).skills
 
 
 def test_the_card_says_what_it_was_trained_on(scorer: Scorer) -> None:
@@ -124,23 +211,35 @@ def test_any_text_gets_probabilities_and_the_same_ones_again(scorer: Scorer, tex
     roles = ("user", "assistant", "system")
     messages = [{"role": roles[at % 3], "content": text} for at, text in enumerate(texts)]
     request = ChatRequest.parse({"messages": messages})
-    first, again = (scorer.score(scorer.features(request), MODELS) for _ in range(2))
+    first, again = (scorer.score(scorer.features(request), models(scorer)) for _ in range(2))
     assert first == again
     assert all(0 <= p <= 1 for p in (*first.success.values(), first.difficulty))
 
 
-def test_an_artefact_for_other_features_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"features_hash": np.array(["another"])},
+        {"prior_mean": np.zeros(7, np.float32)},
+        {"models": None},
+    ],
+    ids=["features", "skills", "columns"],
+)
+def test_an_artefact_for_other_features_is_refused(
+    tmp_path: Path, other: dict[str, npt.NDArray[Any] | None]
+) -> None:
     with np.load(packaged_artefact(), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    arrays["features_hash"] = np.array(["another"])
+        arrays = {name: file[name] for name in file.files} | other
+    arrays = {name: array for name, array in arrays.items() if array is not None}
     np.savez(tmp_path / "router.npz", allow_pickle=False, **arrays)
     with pytest.raises(SmallfirstError, match="another version's features"):
         Classifier.load(tmp_path / "router.npz")
 
 
-def test_a_broken_artefact_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cut", [0, 100, 10_000, -30])
+def test_a_broken_artefact_is_named(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "router.npz"
-    path.write_bytes(b"nothing")
+    path.write_bytes(packaged_artefact().read_bytes()[:cut])
     with pytest.raises(SmallfirstError, match=r"router\.npz: not a readable classifier"):
         Classifier.load(path)
 
@@ -158,4 +257,9 @@ def test_saving_and_loading_keeps_the_probabilities(scorer: Scorer, tmp_path: Pa
     features = scorer.features(
         ChatRequest.parse({"messages": [{"role": "user", "content": "Name a colour."}]})
     )
-    assert Classifier.load(tmp_path / "router.npz").predict(features) == scorer.classifier.predict(features)
+    again = Classifier.load(tmp_path / "router.npz")
+    first, second = again.predict(features), scorer.classifier.predict(features)
+    assert first.skills.tolist() == second.skills.tolist()
+    assert (first.success, first.tasks, first.similarity) == (second.success, second.tasks, second.similarity)
+    assert again.models.tolist() == scorer.classifier.models.tolist()
+    assert np.array_equal(again.abilities, scorer.classifier.abilities)

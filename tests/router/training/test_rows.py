@@ -30,7 +30,25 @@ def test_rows_whose_licence_forbids_it_are_left_out(rows: list[TrainingRow]) -> 
 @needs_data
 def test_every_pair_outcome_is_there(rows: list[TrainingRow]) -> None:
     assert sum(row.file == "router_outcomes_dev.parquet" for row in rows) == 6079
-    assert sum({"weak", "strong"} == row.outcomes.keys() for row in rows) >= 8000
+    pairs = [row for row in rows if {"weak", "strong"} <= row.outcomes.keys()]
+    assert {row.file for row in pairs} == {"router_outcomes_dev.parquet"}
+    assert len(pairs) == 6079
+
+
+@needs_data
+def test_many_models_outcomes_become_scores_and_tiers(rows: list[TrainingRow]) -> None:
+    scored = [row for row in rows if row.scores]
+    assert {row.file for row in scored} == {
+        f"outcomes_{name}_dev.parquet" for name in ("11_models", "7_small_models", "many_models")
+    }
+    assert all(0 <= value <= 1 for row in scored for value in (*row.scores.values(), *row.outcomes.values()))
+    seven = [row for row in scored if row.file == "outcomes_7_small_models_dev.parquet"]
+    assert {tier for row in seven for tier in row.outcomes} == {"small"}
+    many = [row for row in scored if row.file == "outcomes_many_models_dev.parquet"]
+    mean = {
+        tier: sum(row.outcomes[tier] for row in many) / len(many) for tier in ("small", "middle", "large")
+    }
+    assert mean["small"] < mean["middle"] < mean["large"]
 
 
 @needs_data

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from smallfirst.evals.routing import routing_report
+from smallfirst.evals.outcome_files import Outcome
+from smallfirst.evals.routing import predicted, routing_report
 from smallfirst.router.cli.train import train
 from smallfirst.router.scoring import Scorer
 from smallfirst.router.scoring.features import NAMES
 from smallfirst.router.scoring.scorer import packaged_artefact
 from smallfirst.router.training.files import DataError
 from smallfirst.router.training.keys import row_key
+from smallfirst.router.wire import ChatRequest
 
 
 def test_without_the_data_it_says_how_to_name_it(tmp_path: Path) -> None:
@@ -25,12 +28,32 @@ def test_without_the_data_it_says_how_to_name_it(tmp_path: Path) -> None:
 
 
 def test_training_rows_are_known_by_hash_and_scored_by_a_classifier_that_had_not_seen_them() -> None:
-    import numpy as np
-
+    scorer = Scorer.load()
     with np.load(packaged_artefact().with_name("router_folds.npz"), allow_pickle=False) as file:
-        keys, success = file["keys"], file["success"]
-    assert len(keys) == len(success) == Scorer.load().card["rows"]
-    assert ((success >= 0) & (success <= 1)).all()
+        keys, skills, fold, models = (file[name] for name in ("keys", "skills", "fold", "models"))
+        abilities = file["abilities"]
+    width = len(scorer.prior.mean)
+    assert len(keys) == len(skills) == len(fold) == scorer.card["rows"]
+    assert skills.shape[1] == width - 1
+    assert models.tolist() == scorer.classifier.models.tolist()
+    assert abilities.shape == (fold.max() + 1, len(models), width)
+    assert np.isfinite(skills).all()
+
+
+def test_a_training_row_is_scored_by_the_ability_that_was_placed_without_its_fold() -> None:
+    scorer = Scorer.load()
+    body = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    outcome = Outcome("1", "s", ChatRequest.parse(body), 0, 1)
+    name = scorer.classifier.models.tolist()[0]
+    with np.load(packaged_artefact().with_name("router_folds.npz"), allow_pickle=False) as file:
+        at = file["keys"].tolist().index(row_key(body))
+        bias, *weights = file["abilities"][file["fold"][at], 0].astype(float)
+        odds = bias + file["skills"][at].astype(float) @ weights
+    success, out_of_fold = predicted([outcome], scorer, [scorer.abilities[name], scorer.abilities["weak"]])
+    assert success[0, 0] == pytest.approx(1 / (1 + np.exp(-odds)))
+    assert out_of_fold.tolist() == [1.0]
+    shipped = scorer.classifier.predict(scorer.features(outcome.request)).success["weak"]
+    assert success[0, 1] != pytest.approx(shipped, abs=1e-6)
 
 
 def test_our_own_prompts_are_among_the_training_rows(tmp_path: Path) -> None:

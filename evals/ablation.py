@@ -1,0 +1,106 @@
+"""What each part of the router's estimate is worth: out of fold on the published pair's outcomes, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smallfirst.router.scoring.classifier import STRONG, WEAK, log_length
+from smallfirst.router.scoring.embedding import TokenEmbedding
+from smallfirst.router.scoring.features import FeatureReader
+from smallfirst.router.training import fit as fitting
+from smallfirst.router.training.files import need_extra
+from smallfirst.router.training.folds import folds_of, groups_of
+from smallfirst.router.training.keys import text_of
+from smallfirst.router.training.rows import load_rows
+from smallfirst.router.training.tiers import TIERS
+
+from .frontier import nearest
+from .metrics import FloatArray, apgr_interval, curve, draws
+
+PAIR_FILE = "router_outcomes_dev.parquet"
+
+
+def ablation_report(
+    data: Path,
+    *,
+    folds: int = 10,
+    seed: int = 0,
+    samples: int = 300,
+    progress: Callable[[str], None] = lambda step: None,
+) -> dict[str, Any]:
+    """Rank the prompts of the published pair by each part of the estimate, and by mixes of them.
+
+    Args:
+        data: Folder of the evaluation data; all of it is trained on, less the fold in question.
+        folds: Of near-duplicate groups.
+        seed: Of the folds and the bootstrap.
+        samples: Of the bootstrap.
+        progress: Called with each step.
+
+    Returns:
+        `{n, folds, variants: {name: {subset: {apgr, apgr_95}}}}`.
+    """
+    need_extra("duckdb", "sklearn")
+    progress("reading rows")
+    rows = load_rows(data)
+    embedding = TokenEmbedding.load()
+    vocabulary = embedding.tokenizer.get_vocab_size()
+    groups = groups_of([text_of(row.body) for row in rows])
+    fold = folds_of([f"{row.file}/{row.topic}" for row in rows], groups, folds, seed)
+    matrix = fitting.read_matrix(rows, FeatureReader(embedding), vocabulary)
+    targets = fitting.targets_of(rows, (WEAK, STRONG, *TIERS))
+    axes = fitting.principal_axes(matrix, seed=seed)
+    pair = np.array([at for at, row in enumerate(rows) if row.file == PAIR_FILE])
+    gaps = np.zeros((len(rows), 5))
+    for number in range(folds):
+        progress(f"fold {number + 1} of {folds}")
+        test = pair[fold[pair] == number]
+        model = fitting.fit(matrix, targets, np.flatnonzero(fold != number), axes, seed=seed)
+        made = fitting.estimates(model, matrix, test)
+        gaps[test] = np.column_stack((made.parts[:, 1] - made.parts[:, 0], made.gain, made.hardness))
+    success = targets.success[pair, :2].astype(np.float64)
+    subset = np.array([rows[at].subset for at in pair])
+    near = nearest(matrix.focus[pair], success, [text_of(rows[at].body) for at in pair], seed=seed)
+    scores = _variants(gaps[pair], log_length(matrix.structure[pair]).astype(np.float64))
+    if near is not None:
+        scores["nearest neighbours"] = near.success[:, 1] - near.success[:, 0]
+    return {
+        "n": len(pair),
+        "folds": folds,
+        "variants": {name: _figures(score, success, subset, samples, seed) for name, score in scores.items()},
+    }
+
+
+def _variants(gaps: FloatArray, length: FloatArray) -> dict[str, FloatArray]:
+    linear, topics, trees, gain, hardness = gaps.T
+    mixed = 0.3 * linear + 0.4 * topics + 0.3 * trees
+    return {
+        "length": length,
+        "difficulty, learned over all sources": hardness,
+        "linear: embedding, structure, TF-IDF": linear,
+        "topics": topics,
+        "trees, two classifiers": trees,
+        "trees on the gain": gain,
+        "linear + trees": linear + trees,
+        "linear + topics": linear + topics,
+        "linear + topics + trees": mixed,
+        "the same + trees on the gain (kept)": 0.6 * mixed + 0.4 * gain,
+        "the same + difficulty": 0.6 * mixed + 0.4 * gain + 0.02 * hardness,
+    }
+
+
+def _figures(score: FloatArray, success: FloatArray, subset: Any, samples: int, seed: int) -> dict[str, Any]:
+    found = {}
+    for name in ("all", *np.unique(subset).tolist()):
+        at = np.flatnonzero((subset == name) | (name == "all"))
+        line = curve(score[at], success[at, 0], success[at, 1])
+        drawn = draws(len(at), samples=samples, seed=seed)
+        found[name] = {
+            "apgr": line.apgr if line else None,
+            "apgr_95": apgr_interval(score[at], success[at, 0], success[at, 1], drawn),
+        }
+    return found
