@@ -2,10 +2,11 @@
 
 from .decide import decide
 from .policy import PRESETS, Policy, load_preset
-from .types import Attempt, Candidate, Decision, Needs, Refusal, Score
+from .types import Allowance, Attempt, Candidate, Decision, Needs, Refusal, Score
 
 __all__ = [
     "PRESETS",
+    "Allowance",
     "Attempt",
     "Candidate",
     "Decision",

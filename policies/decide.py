@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 from .policy import Policy
-from .types import Attempt, Candidate, Decision, Needs, Refusal, Score
+from .types import Allowance, Attempt, Candidate, Decision, Needs, Refusal, Score
 
 # Room that an answer needs where the caller sets no limit, in tokens.
 OUTPUT_RESERVE = 256
 
+_NOTHING: Mapping[str, Allowance] = MappingProxyType({})
+
 
 def decide(
-    needs: Needs, score: Score | None, policy: Policy, candidates: Sequence[Candidate]
+    needs: Needs,
+    score: Score | None,
+    policy: Policy,
+    candidates: Sequence[Candidate],
+    *,
+    allowances: Mapping[str, Allowance] = _NOTHING,
+    tightened: float = 0.0,
 ) -> Decision | Refusal:
     """Choose who answers, in which order.
 
@@ -21,6 +31,9 @@ def decide(
         score: P(success) by model name; may be None only for a pinned model.
         policy: What the operator wants.
         candidates: The configured models in the operator's order: of two that would do, the first is taken.
+        allowances: Under a risk budget, what it allows the local models, by name; those that are not there get
+            nothing.
+        tightened: How much more likely to be right local models must be than is asked; over 1, nothing stays local.
 
     Returns:
         A plan with at least one attempt, or a refusal that says what would have been needed.
@@ -34,8 +47,15 @@ def decide(
     if not local and not cloud:
         return _refuse(needs, policy, candidates, excluded)
 
-    def plan(first: Iterable[Candidate], then: Iterable[Candidate], code: str, reason: str) -> Decision:
-        attempts = tuple(Attempt(c.name, c.tier) for c in (*first, *then))
+    def plan(
+        first: Iterable[Candidate],
+        then: Iterable[Candidate],
+        code: str,
+        reason: str,
+        check: Allowance | None = None,
+    ) -> Decision:
+        order = [*first, *then]
+        attempts = _attempts(order, policy) if check is None else _checked(order, policy, check)
         return Decision(attempts, reason, code, policy.name, score)
 
     if _local_only(needs, policy):
@@ -45,22 +65,115 @@ def decide(
         if not policy.fallback_to_local:
             return Refusal("no_model_available", f"{reason}, and the policy does not fall back", policy.name)
         return plan(_best_first(local, score), (), code, f"{reason}; the local model answers")
+    baseline = next((c for c in cloud if c.baseline), cloud[0])
+    cloud = _cheapest_first(cloud, baseline, score, policy)
     if not local:
         code, reason = _why_no_local(candidates, excluded)
         return plan(cloud, (), code, reason)
     spare = local if policy.fallback_to_local else []
-    chosen, code, reason = _by_score(local, cloud[0], score, policy)
+    if policy.max_quality_loss is not None:
+        chosen, code, reason, check = _by_budget(local, baseline, score, policy, allowances, tightened)
+    else:
+        chosen, code, reason = _by_score(local, baseline, score, policy, tightened)
+        check = None
+    if chosen is not None and _dearer(chosen, cloud[0], check):
+        chosen, code, reason = None, "cloud_cheaper", f"{cloud[0].name} is expected to cost less"
     if chosen is not None:
-        return plan([chosen], cloud, code, reason)
+        return plan([chosen], cloud, code, reason, check)
     return plan(cloud, _best_first(spare, score), code, reason)
 
 
+def _attempts(order: Sequence[Candidate], policy: Policy) -> tuple[Attempt, ...]:
+    """Return the attempts; local answers are checked where somebody comes after who may do better."""
+    attempts = [Attempt(c.name, c.tier) for c in order]
+    # A risk budget has a threshold of its own for this, and only where it was calibrated with one.
+    least = policy.min_confidence if policy.max_quality_loss is None else 0.0
+    asked = least > 0 or policy.self_consistency > 1
+    if policy.cascade == "always" or (policy.cascade == "auto" and asked):
+        for at, following in enumerate(order[1:]):
+            if attempts[at].tier == "local":
+                attempts[at] = replace(
+                    attempts[at],
+                    min_confidence=least,
+                    samples=policy.self_consistency,
+                    valid=True,
+                    early=policy.early_cloud if following.tier == "cloud" else 0.0,
+                )
+    return tuple(attempts)
+
+
+def _checked(order: Sequence[Candidate], policy: Policy, check: Allowance) -> tuple[Attempt, ...]:
+    """Return the attempts of a cascade under a risk budget: only the first one's answer is checked."""
+    first, *rest = (Attempt(c.name, c.tier) for c in order)
+    first = replace(
+        first, min_confidence=check.min_confidence, sure=True, valid=True, early=policy.early_cloud
+    )
+    return (first, *rest)
+
+
+def _cheapest_first(
+    cloud: Sequence[Candidate], baseline: Candidate, score: Score | None, policy: Policy
+) -> list[Candidate]:
+    """Return the cloud models, first the one to ask: the cheapest that is about as good as the baseline.
+
+    Only where the outcomes of both are known may another model take the baseline's place, and none under a risk
+    budget, which was calibrated on the baseline.
+    """
+    first = baseline
+    may_be_another = policy.max_quality_loss is None and baseline.measured and baseline.usd is not None
+    if may_be_another and score is not None and score.known:
+        least = score.success.get(baseline.name, 1.0) - policy.max_cloud_gap
+        able = [
+            c for c in cloud if c.measured and c.usd is not None and score.success.get(c.name, 0.0) >= least
+        ]
+        first = min((baseline, *able), key=lambda c: c.usd if c.usd is not None else float("inf"))
+    return [first, *(c for c in cloud if c is not first)]
+
+
+def _dearer(local: Candidate, cloud: Candidate, check: Allowance | None) -> bool:
+    """Whether asking the local model, and the cloud after it where that must be, costs more than the cloud alone."""
+    if local.usd is None or cloud.usd is None:
+        return False
+    escalated = 0.0 if check is None else 1 - check.kept
+    return local.usd + escalated * cloud.usd > cloud.usd
+
+
+def _by_budget(
+    local: Sequence[Candidate],
+    baseline: Candidate,
+    score: Score | None,
+    policy: Policy,
+    allowances: Mapping[str, Allowance],
+    tightened: float,
+) -> tuple[Candidate | None, str, str, Allowance | None]:
+    """Return the local model to take under the risk budget, or None, with code, reason, and how it is checked."""
+    budget = f"quality loss of at most {policy.max_quality_loss:g}"
+    allowed = [c for c in local if c.name in allowances]
+    if not allowed:
+        return None, "budget_not_met", f"no calibration shows that local answers keep a {budget}", None
+    if score is None or not score.known:
+        return None, "uncertain_cloud", f"unlike anything measured, and a {budget} is asked for", None
+    strong = score.success.get(baseline.name, 1.0)
+    for model in allowed:
+        rule = allowances[model.name]
+        gap = strong - score.success.get(model.name, 0.0) + tightened
+        where = f"{_task(score)}: {baseline.name} leads {model.name} by {gap:.2f}"
+        if gap <= rule.max_gap:
+            return model, "within_budget", f"{where}, at most {rule.max_gap:.2f} under a {budget}", None
+        if gap <= rule.cascade_gap:
+            return model, "within_budget_checked", f"{where}; its answer is checked under a {budget}", rule
+    return None, "over_budget", f"{where}, too much for a {budget}", None
+
+
 def _by_score(
-    local: Sequence[Candidate], cloud: Candidate, score: Score | None, policy: Policy
+    local: Sequence[Candidate], cloud: Candidate, score: Score | None, policy: Policy, tightened: float
 ) -> tuple[Candidate | None, str, str]:
     """Return the local model to take, or None for the cloud, with code and reason."""
+    if policy.cascade == "always" and tightened <= 1:
+        first = _best_first(local, score)[0]
+        return first, "local_first", f"'{policy.name}' asks {first.name} first and checks its answer"
     if score is None or not score.known:
-        target = local[0] if policy.uncertain == "local" else None
+        target = local[0] if policy.uncertain == "local" and not tightened else None
         where = "local" if target else "cloud"
         return (
             target,
@@ -70,7 +183,7 @@ def _by_score(
     strong = score.success.get(cloud.name, 1.0)
     for model in local:
         weak = score.success.get(model.name, 0.0)
-        if weak >= policy.min_local_success and strong - weak <= policy.max_gap:
+        if weak - tightened >= policy.min_local_success and strong - weak + tightened <= policy.max_gap:
             return (
                 model,
                 "local_likely_right",

@@ -7,14 +7,15 @@ from importlib import resources
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Policy(BaseModel):
     """How requests are routed.
 
     A request goes to the local model where P(local succeeds) is at least `min_local_success` and at most `max_gap`
-    under the cloud's. Capabilities, context length and privacy are hard constraints and come first.
+    under the cloud's. Capabilities, context length and privacy are hard constraints and come first. `cascade` says
+    whether a local answer may still be turned down once it is there, and `min_confidence`, `self_consistency` by what.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,8 +31,32 @@ class Policy(BaseModel):
     max_gap: float = Field(
         default=0.25, ge=0, le=1, description="how far under the cloud's P(success) a local model's may lie"
     )
+    max_cloud_gap: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="how far under the baseline's P(success) that of a cheaper cloud model may lie that was measured",
+    )
+    max_quality_loss: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="the risk budget: how much quality may be lost on average, relative to always asking the "
+        "baseline. It takes the place of `min_local_success`, `max_gap` and `min_confidence`; thresholds come from "
+        "the outcomes that `smallfirst calibrate` measured, and without them everything goes to the cloud. "
+        "Watched by the tests of docs/drift.md",
+    )
+    confidence: float = Field(
+        default=0.95, gt=0, lt=1, description="probability that the risk budget is kept, given those outcomes"
+    )
     uncertain: Literal["cloud", "local"] = Field(
         default="cloud", description="where a request goes that is unlike everything the classifier has seen"
+    )
+    cascade: Literal["off", "auto", "always"] = Field(
+        default="auto",
+        description="`auto`: routed, and a local answer is checked where `min_confidence` or `self_consistency` ask "
+        "for it; `always`: every request that a local model can take goes there first, and its answer is checked; "
+        "`off`: no local answer is checked",
     )
     min_confidence: float = Field(
         default=0.0,
@@ -40,9 +65,38 @@ class Policy(BaseModel):
         description="how sure a local model must have been of its answer for it to be kept (the geometric mean of its "
         "tokens' probabilities); under that the next model is asked. 0: always kept",
     )
+    self_consistency: int = Field(
+        default=1,
+        ge=1,
+        le=5,
+        description="how often a local model is asked; with 2 or more, an answer is kept that more than half of them "
+        "give. For tool calls, JSON, labels and other short answers: longer ones are not compared",
+    )
+    early_cloud: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="start the cloud's call while a checked local answer is still being made, as soon as its "
+        "confidence so far falls under this; where the local answer is kept after all, that call is stopped and what "
+        "it cost is booked. 0: never",
+    )
     fallback_to_local: bool = Field(
         default=True, description="answer locally where the cloud is missing or down, and say so"
     )
+
+    @model_validator(mode="after")
+    def _off_checks_nothing(self) -> Policy:
+        checks = {
+            "min_confidence": self.min_confidence > 0,
+            "self_consistency": self.self_consistency > 1,
+            "early_cloud": self.early_cloud > 0,
+        }
+        asked = [name for name, is_set in checks.items() if is_set]
+        if self.cascade == "off" and asked:
+            raise ValueError(
+                f"'cascade: off' checks no answer, but '{asked[0]}' asks for it; leave one of them out"
+            )
+        return self
 
 
 PRESETS = ("balanced", "thrifty", "quality", "private", "offline")

@@ -63,6 +63,9 @@ class Candidate:
         context_tokens: Prompt and answer together, in tokens.
         capabilities: What it can do.
         available: False where it is known to be down.
+        measured: Whether its P(success) rests on its own outcomes, not on a like model's.
+        usd: What this request is expected to cost on it, in US dollars; None where its price is unknown.
+        baseline: Whether quality and savings are counted against it.
     """
 
     name: str
@@ -70,14 +73,57 @@ class Candidate:
     context_tokens: int
     capabilities: frozenset[Capability] = frozenset()
     available: bool = True
+    measured: bool = False
+    usd: float | None = None
+    baseline: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a risk budget allows a local model; see `policies.risk`.
+
+    Attributes:
+        max_gap: It answers where the baseline's P(success) leads by no more than this, in [-1, 1].
+        cascade_gap: It answers first where the lead is over that and no more than this, and its answer is kept
+        min_confidence: where it was at least so sure of it, in [0, 1].
+        kept: Share of its answers that were kept then, in calibration.
+    """
+
+    max_gap: float
+    cascade_gap: float
+    min_confidence: float
+    kept: float
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One step of a plan."""
+    """One step of a plan: who is asked, and what keeps its answer. By default every answer is kept.
+
+    Attributes:
+        model: Who is asked.
+        tier: Where it runs.
+        min_confidence: In 0..1; an answer whose model was less sure of it is not kept. 0 keeps any, and so does a
+            model that tells no confidence.
+        samples: How often it is asked; with 2 or more, an answer is kept that more than half of them give.
+        valid: Whether JSON and tool calls must be whole and follow their schemas.
+        sure: Whether an answer is turned down, too, whose model tells no confidence: a risk budget has no evidence
+            for it.
+        early: In 0..1; the next attempt's call starts while this one still answers, as soon as the confidence of
+            what there is falls under it. 0: never.
+    """
 
     model: str
     tier: Tier
+    min_confidence: float = 0.0
+    samples: int = 1
+    valid: bool = False
+    sure: bool = False
+    early: float = 0.0
+
+    @property
+    def checked(self) -> bool:
+        """Whether its answer may be turned down."""
+        return self.valid or self.sure or self.min_confidence > 0 or self.samples > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +143,11 @@ class Decision:
     code: str
     policy: str
     score: Score | None = None
+
+    @property
+    def mode(self) -> Literal["route", "cascade"]:
+        """`cascade` where the first answer may be turned down for the next model's, `route` where it stands."""
+        return "cascade" if self.attempts[0].checked else "route"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ SmallfirstError
     ├── InvalidRequest          400: the request itself is wrong; `param` names the field
     ├── AuthenticationFailed    401: no key, or one that is not known
     ├── ModelNotFound           404: no model or policy of that name
+    ├── RequestNotFound         404: no request of that id among the caller's own
+    ├── LedgerUnavailable       503: the ledger was to be read for the caller, and cannot be
     ├── BodyTooLarge            413: over `limits.max_body_bytes`
     ├── CannotServe             no model may or can serve it (privacy, capability, context length)
     └── ModelError              a model was asked and failed
@@ -83,6 +85,23 @@ class ModelNotFound(RequestError):
     """No model or policy of that name is configured."""
 
     status, type, code = 404, "invalid_request_error", "model_not_found"
+
+
+class RequestNotFound(RequestError):
+    """No request of that id is among the caller's own."""
+
+    status, type, code = 404, "invalid_request_error", "request_not_found"
+
+
+class LedgerUnavailable(RequestError):
+    """The ledger was to be read for the caller, and cannot be read now."""
+
+    status, code = 503, "ledger_unavailable"
+
+    @property
+    def retry_after(self) -> float | None:
+        """A locked file is free again soon."""
+        return 5.0
 
 
 class BodyTooLarge(RequestError):

@@ -6,44 +6,41 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from smallfirst.policies import Attempt, Decision
 
 from .answer import Answer, AnswerStream, Receipt
+from .billing import Answered, Billing
 from .cache import Cache, CachedReply, cache_key, entry_ttl, may_read, may_store, open_cache, replay
 from .classification.model import ClassifierModel
 from .classification.request import ClassifyFields, chat_body, result_of
 from .classification.request import parse as parse_classify
-from .errors import (
-    InvalidRequest,
-    ModelError,
-    ModelNotFound,
-    ModelTimeout,
-    ModelUnavailable,
-    RequestError,
-    SmallfirstError,
-    StreamBroken,
-    UpstreamError,
-)
-from .escalation import Unsure, check, hold
+from .drift import DriftMonitor
+from .errors import ModelNotFound, RequestError, SmallfirstError
+from .escalation import Form, Streamed, Whole
+from .expected import ExpectedCost
+from .feedback import Feedback
 from .health import ModelHealth
 from .hints import read_hints
 from .journey import Journey, Status
-from .ledger import Ledger
+from .ledger import Entry, Ledger, Outcome
 from .metrics import Metrics
 from .models import make_models
 from .models.base import Embedder, Model
 from .prices import PriceList
 from .relay import Relay
+from .risk import Budgets
 from .routing import AUTO, Routing
+from .running import Runner
 from .scoring import Scorer
 from .settings import LocalModelSettings, Settings
 from .settings_file import find_settings_file, load_settings
+from .shadow import Shadow
 from .status import gauges
 from .wire import ChatRequest, Reply, ReplyStream, Usage
 
@@ -54,8 +51,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("smallfirst")
 
-# Statuses by which a cloud says that our account or settings are wrong: another model may still answer.
-_NOT_THE_CALLERS_FAULT = frozenset({401, 402, 403, 404})
+_WHOLE, _STREAMED = Whole(), Streamed()
 
 # Decisions made because a model was down; their answers are not kept, so that the cloud is asked again once it heals.
 _DEGRADED = frozenset({"cloud_down", "local_down"})
@@ -71,13 +67,18 @@ class Gateway:
             working folder, else the built-in defaults and the environment.
         models: Replaces configured models by name; meant for tests and for models of one's own. They stay open when
             the gateway is closed.
+        drift: Replaces the monitor of risk budgets; default: one of the budgets in the settings.
 
     Raises:
         SettingsError: The settings file cannot be used.
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, models: Mapping[str, Model] | None = None
+        self,
+        settings: Settings | None = None,
+        *,
+        models: Mapping[str, Model] | None = None,
+        drift: DriftMonitor | None = None,
     ) -> None:
         self.settings = settings or _settings_from_environment()
         self.health = ModelHealth()
@@ -85,15 +86,47 @@ class Gateway:
         self._own_models = make_models(self.settings, without=models or ())
         self.models: dict[str, Model] = {**self._own_models, **(models or {})}
         specialists = {m.name: m.certainty for m in self.models.values() if isinstance(m, ClassifierModel)}
-        self.routing = Routing(self.settings, Scorer.load(), self.health, specialists)
+        scorer = Scorer.load()
+        self.budgets = Budgets.load(self.settings, scorer, self.prices.price)
+        self.drift = drift or self._watch()
+        self.expected = ExpectedCost(self.settings.models, self.prices.price)
+        self.routing = Routing(
+            self.settings,
+            scorer,
+            self.health,
+            budgets=self.budgets,
+            expected=self.expected,
+            specialists=specialists,
+            tightened=self.drift.tightened,
+        )
         self.cache: Cache | None = open_cache(self.settings.cache)
         self.ledger = Ledger(self.settings.ledger)
         self.metrics = Metrics(lambda: gauges(self))
-        self._specs = {model.name: model for model in self.settings.models}
+        self.billing = Billing(self.settings, self.prices, self.routing.count_tokens)
+        self.ratings = Feedback(self.ledger, self.drift, self.settings.drift)
+        self.shadow = Shadow(
+            self.settings,
+            self.models,
+            self.drift,
+            prices=self.prices,
+            available=self.health.available,
+            keep=self._keep,
+        )
+        self._runner = Runner(self.models, self.health, self.billing)
         self._started = False
         self.model_states = dict.fromkeys(self.models, "not loaded")
         # Cache writes that go on after the answer was given; kept here so that they are not collected midway.
         self._background: set[asyncio.Task[None]] = set()
+
+    def _watch(self) -> DriftMonitor:
+        budgets = self.settings.risk_budgets
+        known = self.budgets.reference
+        return DriftMonitor(
+            self.settings.drift,
+            budgets=budgets,
+            local=[model.name for model in self.settings.models if model.tier == "local"],
+            references=None if known is None else dict.fromkeys(budgets, known),
+        )
 
     @classmethod
     def sync(cls, settings: Settings | None = None) -> SyncGateway:
@@ -133,6 +166,7 @@ class Gateway:
         """Finish cache writes, free models and flush the ledger. Safe to call twice; a later request opens it again."""
         if self._background:
             await asyncio.wait(self._background, timeout=1.0)
+        await self.shadow.aclose()
         await asyncio.gather(*(model.aclose() for model in self._own_models.values()))
         if self.cache is not None:
             await self.cache.aclose()
@@ -152,18 +186,12 @@ class Gateway:
             RequestError: One of its kinds; `errors` has the tree.
         """
         journey = self._begin(ChatRequest.of(request, fields, stream=False))
-        try:
+        with self._recorded(journey):
             cached = await self._recall(journey)
             if cached is not None:
-                return self._answer_from_cache(journey, cached)
-            reply, attempt, begun = await self._run(journey, partial(_complete, journey.request))
-            return self._answer(journey, attempt, reply, begun)
-        except RequestError as exc:
-            self._record(journey, "error", exc)
-            raise
-        except asyncio.CancelledError:
-            self._record(journey, "cancelled")
-            raise
+                return Answer(cached.body, self._receipt_from_cache(journey, cached))
+            answered = await self._run(journey, _WHOLE)
+        return self._answer(journey, answered)
 
     async def stream(self, request: ChatRequest | Mapping[str, Any] | str, **fields: Any) -> AnswerStream:
         """Answer in pieces. Errors before the first piece are raised here; later ones while iterating.
@@ -171,20 +199,15 @@ class Gateway:
         Args and errors are those of `complete`.
         """
         journey = self._begin(ChatRequest.of(request, fields, stream=True))
-        try:
+        with self._recorded(journey):
             cached = await self._recall(journey)
             if cached is not None:
-                return self._stream_from_cache(journey, cached)
-            stream, attempt, begun = await self._run(journey, partial(_stream, journey.request))
-        except RequestError as exc:
-            self._record(journey, "error", exc)
-            raise
-        except asyncio.CancelledError:
-            self._record(journey, "cancelled")
-            raise
-        journey.answered_by = attempt
+                stream = ReplyStream(replay(cached.body))
+                return AnswerStream(Relay(self, journey, stream, self._receipt_from_cache(journey, cached)))
+            answered = await self._run(journey, _STREAMED)
+        attempt = journey.answered_by = answered.attempt
         receipt = journey.receipt(attempt.tier, attempt.model, running=True)
-        return AnswerStream(Relay(self, journey, stream, receipt, attempt=attempt, begun=begun))
+        return AnswerStream(Relay(self, journey, answered.result, receipt, answered))
 
     def route(self, request: ChatRequest | Mapping[str, Any] | str, **fields: Any) -> Decision:
         """Return the decision alone; nothing is run.
@@ -232,6 +255,33 @@ class Gateway:
         answers = await asyncio.gather(*(self.complete(request) for request in requests))
         return [(result_of(answer), answer.receipt) for answer in answers]
 
+    async def feedback(
+        self,
+        request_id: str,
+        score: float | str | bool,
+        *,
+        tenant: str = "default",
+        comment: str | None = None,
+    ) -> float:
+        """Say what an answer was worth; of several times the last one is kept. See docs/drift.md.
+
+        Args:
+            request_id: The receipt's.
+            score: 0 (wrong) to 1 (right), `good`, `bad`, True or False.
+            tenant: Whose request it was.
+            comment: In words; kept only where the settings say so.
+
+        Returns:
+            The score in 0..1.
+
+        Raises:
+            RequestNotFound: The tenant has no request of that id.
+            InvalidRequest: The score is none.
+            LedgerUnavailable: The request is not a recent one, and the ledger cannot be read.
+        """
+        self.start()
+        return await self.ratings.take(request_id, score, tenant=tenant, comment=comment)
+
     async def embed(self, model: str, texts: Sequence[str]) -> tuple[list[list[float]], int]:
         """Return a vector of length 1 for each text, and how many tokens they have together.
 
@@ -239,7 +289,7 @@ class Gateway:
             ModelNotFound: No model of that name is configured with `embeddings: true`.
             RequestError: A text is empty or too long, or the model is not available.
         """
-        spec = self._specs.get(model)
+        spec = next((spec for spec in self.settings.models if spec.name == model), None)
         found = self.models.get(model)
         if not isinstance(spec, LocalModelSettings) or not spec.embeddings or not isinstance(found, Embedder):
             able = [
@@ -269,6 +319,18 @@ class Gateway:
         self.start()
         return Journey(request, read_hints(request), self.routing.target(request.fields.model))
 
+    @contextmanager
+    def _recorded(self, journey: Journey) -> Iterator[None]:
+        """Record a request that fails, or whose caller leaves, before it has its answer."""
+        try:
+            yield
+        except RequestError as exc:
+            self._record(journey, "error", exc)
+            raise
+        except asyncio.CancelledError:
+            self._record(journey, "cancelled")
+            raise
+
     async def _recall(self, journey: Journey) -> CachedReply | None:
         """Look the request up; sets `journey.cache`."""
         if self.cache is None:
@@ -281,115 +343,34 @@ class Gateway:
         journey.cache = "miss" if cached is None else "exact"
         return cached
 
-    async def _run(
-        self, journey: Journey, call: Callable[[Model, float], Coroutine[Any, Any, T]]
-    ) -> tuple[T, Attempt, float]:
-        """Decide, then ask one model after the other until one answers and is sure of it.
-
-        Args:
-            journey: The request's.
-            call: Asks a model; raises `Unsure` where its confidence is less than the second argument.
-
-        Returns:
-            What the model returned, which attempt it was, and when it began.
-        """
+    async def _run(self, journey: Journey, form: Form[T]) -> Answered[T]:
+        """Decide, then ask the models of the plan."""
         journey.plan = self.routing.plan(journey.request, journey.hints, journey.target)
-        attempts = journey.plan.decision.attempts
-        first_error: RequestError | None = None
-        spare: tuple[T, Attempt, float] | None = None
-        for at, attempt in enumerate(attempts, start=1):
-            begun = time.perf_counter()
-            least = journey.target.policy.min_confidence if at < len(attempts) else 0.0
-            try:
-                result = await call(self.models[attempt.model], least)
-            except Unsure as exc:
-                self._discarded(journey, attempt, exc, begun, attempts[at])
-                if exc.answer is not None:
-                    spare = cast("T", exc.answer), attempt, begun
-            except RequestError as exc:
-                self._attempt_failed(journey, attempt, exc, begun)
-                if not _another_may_do_better(exc):
-                    raise
-                first_error = first_error or exc
-            except asyncio.CancelledError:
-                usage = Usage(input_tokens=journey.plan.input_tokens, estimated=True)
-                self.attempt_stopped(journey, attempt, None, usage, begun)
-                raise
-            else:
-                journey.model_seconds += time.perf_counter() - begun
-                self.health.succeeded(attempt.model)
-                if first_error is not None:
-                    journey.fallback_reason = (
-                        f"{_failure(journey, first_error)}; {attempt.model} answers instead"
-                    )
-                return result, attempt, begun
-        assert first_error is not None, "a plan has at least one attempt"
-        if spare is None or not journey.target.policy.fallback_to_local:
-            raise first_error
-        journey.fallback_reason = (
-            f"{_failure(journey, first_error)}; {spare[1].model} was unsure, but answers"
-        )
-        return spare
+        return await self._runner.run(journey, form)
 
-    def _discarded(
-        self, journey: Journey, attempt: Attempt, unsure: Unsure, begun: float, following: Attempt
-    ) -> None:
-        """Note an answer that was not kept; it was made and costs what it cost."""
-        journey.model_seconds += time.perf_counter() - begun
-        self.health.succeeded(attempt.model)
-        usage = unsure.usage or Usage()
-        journey.discarded(attempt, begun=begun, usage=usage, cost_usd=self.price(attempt.model, usage))
-        why = f"{attempt.model} was unsure ({unsure.value:.2f}, under {unsure.least:.2f})"
-        journey.escalation = f"{why}; {following.model} answers"
-
-    def _attempt_failed(self, journey: Journey, attempt: Attempt, exc: RequestError, begun: float) -> None:
-        journey.model_seconds += time.perf_counter() - begun
-        if isinstance(exc, (ModelTimeout, StreamBroken)):
-            # It may have read the prompt before it went silent, and that is billed.
-            assert journey.plan is not None
-            usage = Usage(input_tokens=journey.plan.input_tokens, estimated=True)
-            self.attempt_stopped(journey, attempt, exc, usage, begun)
-        else:
-            journey.failed(attempt, exc, begun=begun)
-        if _is_down(exc):
-            self.health.failed(attempt.model)
-
-    def attempt_stopped(
-        self, journey: Journey, attempt: Attempt, error: RequestError | None, usage: Usage, begun: float
-    ) -> None:
-        """Note an attempt that ended midway (`error` None: the caller left), with what it used until then."""
-        cost = self.prices.price(self._specs[attempt.model], usage)
-        journey.failed(attempt, error, begun=begun, usage=usage, cost_usd=cost)
-
-    def _answer(self, journey: Journey, attempt: Attempt, reply: Reply, begun: float) -> Answer:
-        usage = reply.usage or self.estimate_usage(journey, _texts(reply.body))
-        cost = self.prices.price(self._specs[attempt.model], usage)
-        journey.attempted(attempt, begun=begun, usage=usage, cost_usd=cost, retries=reply.retries)
+    def _answer(self, journey: Journey, answered: Answered[Reply]) -> Answer:
+        reply, attempt = answered.result, answered.attempt
+        usage = self.billing.usage_of(journey, reply)
+        cost = self.billing.answered(journey, answered, usage, retries=reply.retries)
         self.store(journey, attempt, reply.body, cost)
+        baseline = self.billing.baseline_usd(usage)
         receipt = journey.receipt(
-            attempt.tier, attempt.model, cost_usd=journey.cost_usd, baseline_usd=self._baseline_usd(usage)
+            attempt.tier, attempt.model, cost_usd=journey.cost_usd, baseline_usd=baseline
         )
         self._record(journey, "ok", overhead_ms=receipt.overhead_ms)
         return Answer(reply.body, receipt)
 
-    def _answer_from_cache(self, journey: Journey, cached: CachedReply) -> Answer:
-        return Answer(cached.body, self._receipt_from_cache(journey, cached))
-
-    def _stream_from_cache(self, journey: Journey, cached: CachedReply) -> AnswerStream:
-        receipt = self._receipt_from_cache(journey, cached)
-        stream = ReplyStream(replay(cached.body))
-        return AnswerStream(Relay(self, journey, stream, receipt, attempt=None, begun=journey.begun))
-
     def _receipt_from_cache(self, journey: Journey, cached: CachedReply) -> Receipt:
         journey.usage = Usage.from_wire(cached.body.get("usage"))
-        saved = self._baseline_usd(journey.usage)
+        saved = self.billing.baseline_usd(journey.usage)
         receipt = journey.receipt("cache", cached.model, cost_usd=0.0, baseline_usd=saved)
         self._record(journey, "ok", model=cached.model, overhead_ms=receipt.overhead_ms)
         return receipt
 
     def store(self, journey: Journey, attempt: Attempt, body: dict[str, Any], cost_usd: float | None) -> None:
-        """Keep a whole, successful answer, off the caller's path."""
+        """Keep a whole, successful answer, and perhaps compare it with the baseline's, off the caller's path."""
         assert journey.plan is not None
+        self.shadow.consider(journey, attempt, body)
         plan = journey.plan
         degraded = journey.fallback_reason is not None or plan.decision.code in _DEGRADED
         if self.cache is None or degraded or not may_store(journey.request, body):
@@ -404,29 +385,12 @@ class Gateway:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def estimate_usage(self, journey: Journey, text: str) -> Usage:
-        """Return token counts for an answer whose model sent none."""
-        assert journey.plan is not None
-        return Usage(
-            input_tokens=journey.plan.input_tokens,
-            output_tokens=self.routing.count_tokens(text),
-            estimated=True,
-        )
-
-    def price(self, model: str, usage: Usage) -> float | None:
-        """Return what a model's tokens cost in US dollars, or None where its price is unknown."""
-        return self.prices.price(self._specs[model], usage)
-
-    def _baseline_usd(self, usage: Usage | None) -> float | None:
-        baseline = self.settings.baseline_model
-        return None if baseline is None or usage is None else self.prices.price(baseline, usage)
-
     def finish_stream(
         self, journey: Journey, receipt: Receipt, status: Status, error: RequestError | None
     ) -> Receipt:
         """Record a stream that has ended, in whichever way; returns the receipt with the cost filled in."""
         self._record(journey, status, error, overhead_ms=receipt.overhead_ms)
-        cost, baseline = journey.cost_usd, self._baseline_usd(journey.usage)
+        cost, baseline = journey.cost_usd, self.billing.baseline_usd(journey.usage)
         saved = None if cost is None or baseline is None else baseline - cost
         return replace(receipt, cost_usd=cost, saved_usd=saved)
 
@@ -449,50 +413,23 @@ class Gateway:
             prices=self.prices,
             baseline=self.settings.baseline_model,
         )
-        self.ledger.record(entry)
-        self.metrics.observe(entry)
+        self._keep(entry)
+        self.ratings.remember(entry)
+        self.drift.observe(entry)
+        if journey.answered_by is not None and journey.usage is not None:
+            self.expected.answered(
+                journey.answered_by.model,
+                None if journey.plan is None else journey.plan.task,
+                usage=journey.usage,
+                tenant=journey.request.tenant,
+                session=journey.hints.session,
+            )
 
-
-async def _complete(request: ChatRequest, model: Model, least: float) -> Reply:
-    return check(await model.complete(request), least)
-
-
-async def _stream(request: ChatRequest, model: Model, least: float) -> ReplyStream:
-    stream = await model.stream(request)
-    if not least or not stream.tells_confidence:
-        return stream
-    return await hold(stream, least, whole=request.fields.response_format is not None)
-
-
-def _failure(journey: Journey, error: RequestError) -> str:
-    failed = next(a for a in journey.attempts if a.outcome not in ("ok", "discarded"))
-    return f"{failed.model} failed ({error.code or error.status})"
+    def _keep(self, record: Entry | Outcome) -> None:
+        self.ledger.record(record)
+        if isinstance(record, Entry):
+            self.metrics.observe(record)
 
 
 def _settings_from_environment() -> Settings:
     return load_settings(find_settings_file(None, os.environ, Path.cwd()), os.environ).settings
-
-
-def _another_may_do_better(exc: RequestError) -> bool:
-    """Whether the next attempt makes sense: not where a cloud found the request itself wrong."""
-    if isinstance(exc, UpstreamError):
-        return exc.transient or exc.status in _NOT_THE_CALLERS_FAULT
-    # A local model refuses what is too long or too odd for it (InvalidRequest); a cloud may take it.
-    return isinstance(exc, (ModelError, InvalidRequest))
-
-
-def _is_down(exc: RequestError) -> bool:
-    if isinstance(exc, UpstreamError):
-        return exc.status >= 500
-    if isinstance(exc, ModelUnavailable):
-        return exc.code != "queue_full"
-    return isinstance(exc, (ModelTimeout, StreamBroken))
-
-
-def _texts(body: Mapping[str, Any]) -> str:
-    """All text of a reply's choices, for counting."""
-    messages = [choice.get("message") or {} for choice in body.get("choices") or ()]
-    calls = [
-        call.get("function", {}).get("arguments", "") for m in messages for call in m.get("tool_calls") or ()
-    ]
-    return "\n".join([*(m.get("content") or "" for m in messages), *calls])

@@ -33,7 +33,8 @@ class RemoteGateway:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._url = f"{base_url.rstrip('/')}/chat/completions"
+        self._base = base_url.rstrip("/")
+        self._url = f"{self._base}/chat/completions"
         self._client = httpx.AsyncClient(headers=headers, timeout=timeout, transport=transport)
 
     async def __aenter__(self) -> RemoteGateway:
@@ -57,12 +58,32 @@ class RemoteGateway:
         response = await self._send(ChatRequest.of(request, fields, stream=True), stream=True)
         return AnswerStream(_RemoteStream(response))
 
+    async def feedback(
+        self,
+        request_id: str,
+        score: float | str | bool,
+        *,
+        tenant: str = "default",
+        comment: str | None = None,
+    ) -> float:
+        """Say what an answer was worth; see `Gateway.feedback`. A proxy with keys knows the tenant by the key."""
+        body: dict[str, Any] = {"request_id": request_id, "score": score, "metadata": {"tenant": tenant}}
+        if comment is not None:
+            body["comment"] = comment
+        response = await self._post(f"{self._base}/feedback", body, {}, stream=False)
+        return float(msgspec.json.decode(response.content)["score"])
+
     async def _send(self, request: ChatRequest, *, stream: bool) -> httpx.Response:
+        return await self._post(self._url, request.body, request.headers, stream=stream)
+
+    async def _post(
+        self, url: str, body: Mapping[str, Any], headers: Mapping[str, str], *, stream: bool
+    ) -> httpx.Response:
         message = self._client.build_request(
             "POST",
-            self._url,
-            content=msgspec.json.encode(request.body),
-            headers={"content-type": "application/json", **request.headers},
+            url,
+            content=msgspec.json.encode(body),
+            headers={"content-type": "application/json", **headers},
         )
         try:
             response = await self._client.send(message, stream=stream)

@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from smallfirst.policies import Candidate, Decision, Policy, Refusal, Score, decide
+from smallfirst.policies import Candidate, Decision, Needs, Policy, Refusal, Score, decide
+from smallfirst.policies.types import TaskKind
 
 from .errors import CannotServe, ModelNotFound, ModelUnavailable, RequestError
+from .expected import ExpectedCost
 from .health import ModelHealth
 from .hints import Hints
 from .needs import needs_of
+from .risk import NO_BUDGETS, Budgets, configured_ability
 from .scoring import Scorer
 from .settings import ADAPTER_MARK, AnyModelSettings, ClassifierSettings, LocalModelSettings, Settings
 from .wire import ChatFields, ChatRequest
@@ -43,6 +46,11 @@ class Plan:
     decision: Decision
     input_tokens: int
 
+    @property
+    def task(self) -> TaskKind | None:
+        """What kind of task it is; None where nothing was scored."""
+        return None if self.decision.score is None else self.decision.score.task
+
 
 class Routing:
     """Decides who answers.
@@ -51,7 +59,10 @@ class Routing:
         settings: Models and policies.
         scorer: Gives P(success) per model.
         health: Knows which models are down.
+        budgets: What risk budgets allow.
+        expected: Predicts costs; default: they are unknown.
         specialists: By model: P(its answer is right) for requests that it was made for, None for all others.
+        tightened: By how much more likely to be right local models must be, by policy; see `DriftMonitor`.
     """
 
     def __init__(
@@ -59,15 +70,29 @@ class Routing:
         settings: Settings,
         scorer: Scorer,
         health: ModelHealth,
+        *,
+        budgets: Budgets = NO_BUDGETS,
+        expected: ExpectedCost | None = None,
         specialists: Mapping[str, Callable[[ChatFields], float | None]] | None = None,
+        tightened: Callable[[str], float] = lambda _: 0.0,
     ) -> None:
         self._settings = settings
+        self._budgets = budgets
+        self._expected = expected or ExpectedCost(settings.models, lambda _model, _usage: None)
         self._specialists = dict(specialists or {})
+        self._tightened = tightened
         self._scorer = scorer
         self._health = health
         self._models = {model.name: model for model in settings.models}
         self._abilities = {
-            model.name: model.ability or scorer.ability_for(model.name, model.tier)
+            model.name: budgets.abilities.get(model.name) or configured_ability(model, scorer)
+            for model in settings.models
+        }
+        baseline = settings.baseline_model
+        self._baseline = None if baseline is None else baseline.name
+        # By its own outcomes: those measured here, or those that the operator says stand for it.
+        self._measured = {
+            model.name: model.name in budgets.abilities or model.ability is not None
             for model in settings.models
         }
         self._targets = self._make_targets()
@@ -108,7 +133,16 @@ class Routing:
             if special:
                 success = {**score.success, **special}
                 score = replace(score, success=success, task="classification", known=True)
-        decided = decide(needs, score, target.policy, self._candidates(special, target.pinned))
+        tightened = self._tightened(target.policy.name)
+        costs = self._costs(request, hints, needs, score)
+        decided = decide(
+            needs,
+            score,
+            target.policy,
+            self._candidates(special, target.pinned, costs),
+            allowances=self._budgets.allowances.get(target.policy.name, {}),
+            tightened=tightened,
+        )
         if isinstance(decided, Refusal):
             raise _refused(decided)
         return Plan(decided, features.input_tokens)
@@ -119,7 +153,27 @@ class Routing:
         found = {name: certainty(fields) for name, certainty in self._specialists.items()}
         return {name: certain for name, certain in found.items() if certain is not None}
 
-    def _candidates(self, special: Mapping[str, float], pinned: str | None) -> tuple[Candidate, ...]:
+    def _costs(
+        self, request: ChatRequest, hints: Hints, needs: Needs, score: Score | None
+    ) -> Mapping[str, float | None]:
+        """Return what the request is expected to cost on each model, in US dollars; nothing for a pinned model."""
+        if score is None:
+            return {}
+        return {
+            name: self._expected.usd(
+                name,
+                score.task,
+                input_tokens=needs.input_tokens,
+                limit=needs.output_tokens,
+                tenant=request.tenant,
+                session=hints.session,
+            )
+            for name in self._models
+        }
+
+    def _candidates(
+        self, special: Mapping[str, float], pinned: str | None, costs: Mapping[str, float | None]
+    ) -> tuple[Candidate, ...]:
         """Return who could answer: specialists first, and only for what they were made for."""
         models = [m for m in self._settings.models if m.name not in self._specialists or m.name == pinned]
         specialists = [m for m in self._settings.models if m.name in special]
@@ -130,6 +184,9 @@ class Routing:
                 context_tokens=model.context_tokens,
                 capabilities=model.capabilities,
                 available=self._health.available(model.name),
+                measured=self._measured[model.name],
+                usd=costs.get(model.name),
+                baseline=model.name == self._baseline,
             )
             for model in (*specialists, *models)
         )
@@ -154,7 +211,8 @@ class Routing:
     def _auto(self, policy: Policy) -> Target:
         models = [_identity(model) for model in self._settings.models]
         rules = policy.model_dump(mode="json", exclude={"description"})
-        return Target(policy, None, f"{AUTO}:{_fingerprint([rules, models, self._scorer.version])}")
+        allowed = self._budgets.allowances.get(policy.name, {})
+        return Target(policy, None, f"{AUTO}:{_fingerprint([rules, models, self._scorer.version, allowed])}")
 
 
 def _identity(model: AnyModelSettings) -> list[object]:

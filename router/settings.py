@@ -195,6 +195,28 @@ class LedgerSettings(_Section):
     )
 
 
+class DriftSettings(_Section):
+    """Watching whether the risk budgets of policies still hold."""
+
+    alpha: float = Field(
+        default=0.01,
+        gt=0,
+        lt=1,
+        description="P(a false alarm, ever) of a policy's scores, and of its outcomes",
+    )
+    tighten: bool = Field(default=True, description="send more to the cloud by itself where too much is lost")
+    margin: float = Field(
+        default=0.1, gt=0, le=1, description="by how much at the first alarm; at the second, all goes there"
+    )
+    shadow: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of locally answered requests that the baseline is asked as well, in the background",
+    )
+    comments: bool = Field(default=False, description="keep the comments of feedback in the ledger")
+
+
 class Limits(_Section):
     """Bounds on what a client may send."""
 
@@ -241,8 +263,13 @@ class Settings(_Section):
     )
     cache: CacheSettings = CacheSettings()
     ledger: LedgerSettings = Field(default_factory=LedgerSettings)
+    drift: DriftSettings = DriftSettings()
     limits: Limits = Limits()
     server: ServerSettings = ServerSettings()
+    calibrations: Path = Field(
+        default_factory=lambda: user_data_dir() / "calibrations",
+        description="folder of what `smallfirst calibrate` measured",
+    )
     models_dir: Path = Field(default_factory=lambda: user_cache_dir() / "models")
     models_memory: int | None = Field(
         default=None,
@@ -297,6 +324,24 @@ class Settings(_Section):
             KeyError: There is none of that name.
         """
         return self.policies[name] if name in self.policies else load_preset(name)
+
+    @property
+    def risk_budgets(self) -> Mapping[str, float]:
+        """The mean quality loss that policies allow, by name; those without a budget are left out."""
+        policies = (self.policy_named(name) for name in self.policy_names)
+        return {p.name: p.max_quality_loss for p in policies if p.max_quality_loss is not None}
+
+    def model_named(self, name: str) -> AnyModelSettings:
+        """Return a model by name.
+
+        Raises:
+            SettingsError: There is none of that name.
+        """
+        found = next((model for model in self.models if model.name == name), None)
+        if found is None:
+            known = ", ".join(model.name for model in self.models)
+            raise SettingsError(f"no model is named '{name}' in the settings; there are {known}.")
+        return found
 
     def local_model(self, name: str) -> LocalModelSettings:
         """Return a GGUF model by name.

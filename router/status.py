@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from .metrics import Labelled
 
 if TYPE_CHECKING:
     from .gateway import Gateway
 
 
 def readiness(gateway: Gateway) -> dict[str, Any]:
-    """Return `status` (`loading`, `degraded` or `ready`) and the state of models, ledger and cache."""
+    """Return `status` (`loading`, `degraded` or `ready`), the state of models, ledger and cache, and drift alarms.
+
+    An alarm does not change the status: requests are served as well as before.
+    """
     ledger = gateway.ledger.health()
     cache = gateway.cache.stats() if gateway.cache is not None else None
     states = {
@@ -30,15 +36,20 @@ def readiness(gateway: Gateway) -> dict[str, Any]:
             "error": ledger.last_error,
         },
         "cache": {"store": gateway.cache.name, "healthy": cache.healthy} if gateway.cache and cache else None,
+        "drift": gateway.drift.report(),
     }
 
 
-def gauges(gateway: Gateway) -> dict[str, tuple[str, float]]:
-    """Return what is read at every scrape: metric name -> (help, value)."""
+def gauges(gateway: Gateway) -> Mapping[str, tuple[str, float | Labelled]]:
+    """Return what is read at every scrape: metric name -> (help, value, or values by labels)."""
     ledger = gateway.ledger.health()
-    values = {
+    shadows: Labelled = {(("result", result),): float(n) for result, n in gateway.shadow.results.items()}
+    values: dict[str, tuple[str, float | Labelled]] = {
         "smallfirst_ledger_pending": ("Entries that are not on disk yet", float(ledger.pending)),
         "smallfirst_ledger_lost": ("Entries that could not be written", float(ledger.lost)),
+        "smallfirst_feedback": ("Ratings of answers that were taken", float(gateway.ratings.taken)),
+        "smallfirst_shadow": ("Comparisons of local answers with the baseline's, by result", shadows),
+        **gateway.drift.gauges(),
     }
     if gateway.cache is not None:
         stats = gateway.cache.stats()

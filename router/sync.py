@@ -100,6 +100,17 @@ class SyncGateway:
             raise TypeError("route() needs a gateway in this process; ask a proxy at /v1/route")
         return self.gateway.route(request, **fields)
 
+    def feedback(
+        self,
+        request_id: str,
+        score: float | str | bool,
+        *,
+        tenant: str = "default",
+        comment: str | None = None,
+    ) -> float:
+        """Say what an answer was worth; see `Gateway.feedback`."""
+        return self.run(self.gateway.feedback(request_id, score, tenant=tenant, comment=comment))
+
     def close(self) -> None:
         """Free models and flush the ledger; safe to call twice."""
         if self._closed:

@@ -20,6 +20,7 @@ SECTIONS = (
     settings.Price,
     settings.CacheSettings,
     settings.LedgerSettings,
+    settings.DriftSettings,
     settings.Limits,
     settings.ServerSettings,
     settings.Key,

@@ -21,6 +21,10 @@ _COMMANDS = {
     "models": ("models:models", "List and fetch local models."),
     "config": ("config:config", "Check the settings file."),
     "report": ("report:report", "Report requests, tokens, cost and savings."),
+    "calibrate": (
+        "calibrate:calibrate",
+        "Place a model by its own answers, and see what a risk budget allows.",
+    ),
     "train": ("train:train", "Train the router's classifier, or one of your own."),
     "eval": ("evaluate:evaluate", "Measure routing quality against cost."),
     "bench": ("bench:bench", "Measure the speed of the gateway and of its local models."),

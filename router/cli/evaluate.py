@@ -14,10 +14,16 @@ import click
 # Absolute, as in `evals`, which this module hands its values to: a type checker takes the two spellings for two types.
 from smallfirst.router.settings import LocalModelSettings, Settings
 
+from .evaluate_ablation import ablation
+from .evaluate_compare import compare, page
+from .evaluate_placement import placement
+from .evaluate_robustness import robustness
+from .evaluate_routing import FILE, routing, share
+from .evaluate_suite import suite
+
 if TYPE_CHECKING:
     from smallfirst.router.models.local.model import LocalModel
 
-FILE = click.Path(path_type=Path, dir_okay=False)
 GGUF_CONTEXT_TOKENS = 8192
 
 Found = TypeVar("Found")
@@ -29,38 +35,8 @@ def evaluate() -> None:
     """Hold the commands below."""
 
 
-@evaluate.command()
-@click.option("--data", required=True, type=FILE, help="Outcome file: Parquet or JSON lines.")
-@click.option("--weak", help="Where the file has `scores`: the weak model's name there.")
-@click.option("--strong", help="Likewise the strong model's.")
-@click.option("--artefact", type=FILE, help="Another classifier than the one that ships.")
-@click.option(
-    "--bootstrap", "samples", default=500, show_default=True, type=click.IntRange(1), help="Samples."
-)
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
-def routing(
-    data: Path,
-    weak: str | None,
-    strong: str | None,
-    artefact: Path | None,
-    samples: int,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """Replay the router on prompts whose outcomes with a weak and a strong model are known."""
-    from smallfirst.evals.routing import routing_report
-
-    report = routing_report(data, weak=weak, strong=strong, artefact=artefact, samples=samples, seed=seed)
-    if as_json:
-        click.echo(json.dumps(report))
-        return
-    click.echo(_described(report))
-    click.echo(
-        f"{'':20} {'n':>6} {'APGR':>6} {'95 %':>15} {'CPT50':>6} {'CPT80':>6} {'ECE':>6} {'length':>7}"
-    )
-    for name, figures in {"all": report, **report["by_subset"]}.items():
-        click.echo(_line(name, figures))
+for _command in (routing, suite, compare, page, placement, robustness, ablation):
+    evaluate.add_command(_command)
 
 
 @evaluate.command()
@@ -75,6 +51,9 @@ def routing(
 )
 @click.option("--simple-only", is_flag=True, help="Only the hand-written prompts, which ship.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many rows.")
+@click.option(
+    "--concurrency", default=4, show_default=True, type=click.IntRange(1, 64), help="Rows at a time."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
 @click.pass_obj
 def outcomes(
@@ -84,10 +63,11 @@ def outcomes(
     out: Path,
     simple_only: bool,
     limit: int | None,
+    concurrency: int,
     as_json: bool,
 ) -> None:
     """Run a local model over rows with a checkable answer, and keep what it got right (for `smallfirst train`)."""
-    from smallfirst.evals.outcomes import collect, sample_rows, simple_rows
+    from smallfirst.evals.outcomes import collect, sample_rows, simple_rows, summary
 
     from ..models import make_models
     from ..training.files import data_folder
@@ -96,14 +76,17 @@ def outcomes(
     found = configured.local_model(model)
     rows = simple_rows() + ([] if simple_only else sample_rows(data or data_folder()))
     engine: Any = make_models(cast("Any", configured))[found.name]
-    with click.progressbar(length=len(rows[:limit]), label=model, hidden=as_json) as bar:
-        summary = collect(engine, rows[:limit], out, progress=lambda done, right, n: bar.update(1))
+    with click.progressbar(length=len(rows[:limit]), label=model, file=sys.stderr) as bar:
+        answers = asyncio.run(
+            collect(engine, rows[:limit], out, progress=lambda: bar.update(1), concurrency=concurrency)
+        )
+    report = summary(model, answers)
     if as_json:
-        click.echo(json.dumps(summary))
+        click.echo(json.dumps(report))
         return
-    for name, group in summary["by_subset"].items():
+    for name, group in report["by_subset"].items():
         click.echo(f"{name:50} {group['n']:5} {group['accuracy']:.3f}")
-    click.echo(f"{'all':50} {summary['n']:5} {summary['accuracy']:.3f}")
+    click.echo(f"{'all':50} {report['n']:5} {report['accuracy']:.3f}")
 
 
 def _local_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -262,19 +245,19 @@ def _calls_table(report: dict[str, Any]) -> list[str]:
         refused = ", ".join(f"{count} {code}" for code, count in of["unserved"].items())
         right = "-" if of["correct"] is None else of["correct"]
         lines.append(
-            f"{name:24} {of['n']:5} {right:>6} {_share(of['accuracy']):>8} {_share(of['called']):>6} "
-            f"{_share(of['valid']):>6} {of['cut']:4}  {refused}".rstrip()
+            f"{name:24} {of['n']:5} {right:>6} {share(of['accuracy']):>8} {share(of['called']):>6} "
+            f"{share(of['valid']):>6} {of['cut']:4}  {refused}".rstrip()
         )
     languages = ", ".join(report["simple_languages"]) or "none"
-    lines.append(f"BFCL non-live {_share(report['non_live'])} (simple: {languages})")
-    lines.append("irrelevance " + "  ".join(f"{k} {_share(v)}" for k, v in report["irrelevance"].items()))
+    lines.append(f"BFCL non-live {share(report['non_live'])} (simple: {languages})")
+    lines.append("irrelevance " + "  ".join(f"{k} {share(v)}" for k, v in report["irrelevance"].items()))
     sure = report["confidence"]
     lines.append(
-        f"confidence of {sure['n']} rows with calls: AUC mean {_share(sure['auc_mean'])}, "
-        f"least {_share(sure['auc_min'])}, margin {_share(sure['auc_margin'])}"
+        f"confidence of {sure['n']} rows with calls: AUC mean {share(sure['auc_mean'])}, "
+        f"least {share(sure['auc_min'])}, margin {share(sure['auc_margin'])}"
     )
     for at in sure["thresholds"] if sure["n"] else ():
-        kept, accuracy = _share(at["kept"]), _share(at["accuracy"])
+        kept, accuracy = share(at["kept"]), share(at["accuracy"])
         lines.append(f"  mean probability >= {at['threshold']:.2f}: kept {kept}, right of these {accuracy}")
     return lines
 
@@ -287,33 +270,9 @@ def _classification_table(report: dict[str, Any]) -> list[str]:
         base = of.get("baseline", {})
         refused = ", ".join(f"{count} {code}" for code, count in of["unserved"].items())
         lines.append(
-            f"{name:24} {of['n']:5} {_share(of['accuracy']):>8} {_share(of.get('in_scope_accuracy')):>8} "
-            f"{_share(of['expected_calibration_error']):>6} {_share(base.get('accuracy')):>8} "
-            f"{_share(base.get('in_scope_accuracy')):>8}  {refused}".rstrip()
+            f"{name:24} {of['n']:5} {share(of['accuracy']):>8} {share(of.get('in_scope_accuracy')):>8} "
+            f"{share(of['expected_calibration_error']):>6} {share(base.get('accuracy')):>8} "
+            f"{share(base.get('in_scope_accuracy')):>8}  {refused}".rstrip()
         )
     lines += [f"{name}: no classifier for its labels ({n} rows)" for name, n in report["left_out"].items()]
     return lines
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _described(report: dict[str, Any]) -> str:
-    folded, held = report["out_of_fold_rows"], report["held_out_rows"]
-    if not folded:
-        return (
-            f"{report['data']}: none of its {held} rows was trained on; the shipped classifier scored them."
-        )
-    others = f"; the other {held} were not trained on" if held else ""
-    return f"{report['data']}: {folded} rows were trained on and are scored out of fold{others}."
-
-
-def _line(name: str, figures: dict[str, Any]) -> str:
-    span = figures["apgr_95"]
-    between = f"{span[0]:.3f} - {span[1]:.3f}" if span else "-"
-    return (
-        f"{name:20} {figures['n']:6} {_share(figures['apgr']):>6} {between:>15} {_share(figures['cpt50']):>6} "
-        f"{_share(figures['cpt80']):>6} {_share(figures['expected_calibration_error']):>6} "
-        f"{_share(figures['baselines']['length']):>7}"
-    )

@@ -44,7 +44,8 @@ def _show(decision: Decision) -> None:
     click.echo(f"{first.tier}: {first.model}")
     click.echo(f"why: {decision.reason} [{decision.code}, policy {decision.policy}]")
     if len(decision.attempts) > 1:
-        click.echo(f"then: {', '.join(attempt.model for attempt in decision.attempts[1:])}")
+        when = "if its answer is not good enough" if decision.mode == "cascade" else "if it fails"
+        click.echo(f"then, {when}: {', '.join(attempt.model for attempt in decision.attempts[1:])}")
     if decision.score is not None:
         score = decision.score
         chances = ", ".join(f"{name} {chance:.2f}" for name, chance in score.success.items())

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import RequestError
 from ..gateway import Gateway
-from . import chat, classify, embeddings, pages
+from . import chat, classify, embeddings, feedback, pages
 from .http import Endpoint, Incoming, error_response
 
 GatewayHandler = Callable[[Gateway, Incoming], Awaitable[ASGIApp]]
@@ -22,6 +22,7 @@ _ROUTES: tuple[tuple[str, str, GatewayHandler], ...] = (
     ("POST", "/v1/chat/completions", chat.chat_completions),
     ("POST", "/v1/classify", classify.classify),
     ("POST", "/v1/embeddings", embeddings.embeddings),
+    ("POST", "/v1/feedback", feedback.feedback),
     ("POST", "/v1/route", chat.route),
     ("GET", "/v1/models", pages.list_models),
     ("GET", "/metrics", pages.metrics),

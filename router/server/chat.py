@@ -44,6 +44,7 @@ def decision_body(decision: Any) -> dict[str, Any]:
     return {
         "model": first.model,
         "route": first.tier,
+        "mode": decision.mode,
         "reason": decision.reason,
         "reason_code": decision.code,
         "policy": decision.policy,

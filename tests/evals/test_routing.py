@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from smallfirst.evals.routing import read_outcomes, routing_report
+from smallfirst.evals.routing import Asked, read_outcomes, routing_report
 from smallfirst.router.cli.evaluate import evaluate
 from smallfirst.router.training.files import DataError
 
@@ -149,3 +150,121 @@ def test_the_table_says_where_the_scores_come_from(tmp_path: Path) -> None:
     result = CliRunner().invoke(evaluate, ["routing", "--data", str(path), "--bootstrap", "2"])
     assert result.exit_code == 0, result.output
     assert "none of its 4 rows was trained on" in result.output
+
+
+def many(n: int = 60) -> list[dict[str, Any]]:
+    """Rows of three models: 'small' gets even numbers right, 'middle' three of four, 'large' all but one of six."""
+    rows = []
+    for at in range(n):
+        # In words: texts that differ by digits alone are near-duplicates.
+        question = f"{at:06b}".translate({48: "nought ", 49: "one "})
+        scores = {"small": at % 2 == 0, "middle": at % 4 != 3, "large": at % 6 != 1}
+        rows.append(
+            {
+                "id": f"m{at}",
+                "subset": "even" if at % 2 == 0 else "odd",
+                "request": {"messages": [{"role": "user", "content": question}]},
+                "scores": scores,
+                "costs": {"small": 0.001, "middle": 0.002, "large": 0.02},
+            }
+        )
+    return rows
+
+
+def test_a_report_says_what_each_way_of_routing_gets_for_what_it_costs(tmp_path: Path) -> None:
+    path = write(tmp_path / "o.jsonl", many())
+    report = routing_report(path, weak="small", strong="large", samples=20)
+    assert report["costs"] == "the file's"
+    assert report["usd_per_1000"] == pytest.approx({"weak": 1.0, "strong": 20.0})
+    assert set(report["baselines"]) == {"random", "length", "oracle", "knn"}
+    assert report["baselines"]["random"] == 0.5
+    assert report["baselines_95"]["random"] is None
+    low, high = report["baselines_95"]["oracle"]
+    assert low <= report["baselines"]["oracle"] <= high
+    assert report["baselines_areas"]["random"]["aiq"] == pytest.approx(
+        (0.5 + report["quality"]["strong"]) / 2
+    )
+    assert report["baselines_areas"]["oracle"]["qnc"] < 1
+    assert sum(n for *_, n in report["reliability"]["weak"]) == 60
+    assert [of["budget"] for of in report["risk"]] == [0.01, 0.02, 0.05]
+    assert all(of["reason"] for of in report["risk"])
+
+
+def test_many_models_are_routed_by_predicted_success_and_price(tmp_path: Path) -> None:
+    path = write(tmp_path / "o.jsonl", many())
+    asked = Asked(models=("all",), budgets=(0.05,))
+    report = routing_report(
+        path,
+        samples=5,
+        asked=asked,
+        predict=lambda rows, models: np.array([[row.scores[name] for name in models] for row in rows]),
+    )
+    assert (report["weak"], report["strong"]) == ("small", "large")
+    found = report["many_models"]
+    assert [of["name"] for of in found["models"]] == ["large", "middle", "small"]
+    # It was told the truth: it is the oracle.
+    assert found["routers"]["oracle"]["below_router"] == 0
+    assert found["routers"]["knn"]["below_router"] > 0
+    assert found["above_every_model"] is True
+
+
+def test_models_without_scores_or_costs_cannot_be_routed(tmp_path: Path) -> None:
+    path = write(tmp_path / "o.jsonl", many(6))
+    with pytest.raises(DataError, match="--models needs two or more models"):
+        routing_report(path, weak="small", strong="large", asked=Asked(models=("small", "other")))
+
+
+def test_stated_prices_and_confidences_are_used_where_they_are_given(tmp_path: Path) -> None:
+    rows = [row(at, weak_confidence=0.9) for at in range(12)]
+    path = write(tmp_path / "o.jsonl", rows)
+    assert read_outcomes(path)[0].confidence == 0.9
+    report = routing_report(path, samples=2, asked=Asked(price_strong=10.0, budgets=(0.1,)))
+    assert report["costs"] == "prompt tokens at 0 and 10 US dollars per million"
+    assert report["usd_per_1000"]["weak"] == 0
+    assert 0 < report["usd_per_1000"]["strong"] < 0.5
+    assert report["risk"][0]["cost_unit"] == "US dollars"
+    assert routing_report(path, samples=2)["risk"][0]["cost_unit"] == "strong calls"
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"costs": {"small": -1}}, "column 'costs': 'small': expected a number of at least 0"),
+        ({"costs": [1]}, "column 'costs': expected a JSON object"),
+        ({"scores": {"small": 1, "large": 1, "middle": 7}}, "'middle': expected a number from 0 to 1"),
+        ({"confidences": {"small": 2}}, "column 'confidences': 'small': expected a number from 0 to 1"),
+    ],
+)
+def test_broken_costs_and_confidences_are_named(tmp_path: Path, broken: dict[str, Any], message: str) -> None:
+    path = write(tmp_path / "o.jsonl", [many(1)[0] | broken])
+    with pytest.raises(DataError, match=message):
+        read_outcomes(path, weak="small", strong="large")
+
+
+def test_the_command_prints_budgets_and_models_and_writes_a_page(tmp_path: Path) -> None:
+    path = write(tmp_path / "o.jsonl", many())
+    options = ["--models", "small,large", "--budget", "0.3", "--splits", "4", "--bootstrap", "5"]
+    page = tmp_path / "page.html"
+    result = CliRunner().invoke(evaluate, ["routing", "--data", str(path), *options, "--html", str(page)])
+    assert result.exit_code == 0, result.output
+    assert "risk budgets at confidence 0.95; cost in US dollars a request" in result.output
+    assert "random halves: over budget in " in result.output
+    assert "routers over 2 models, 60 rows" in result.output
+    assert "within a risk budget" in page.read_text(encoding="utf-8")
+
+
+def test_the_printed_object_is_strict_json(tmp_path: Path) -> None:
+    path = write(tmp_path / "o.jsonl", many())
+    result = CliRunner().invoke(
+        evaluate, ["routing", "--data", str(path), "--models", "all", "--bootstrap", "5", "--json"]
+    )
+    assert result.exit_code == 0, result.output
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    report = json.loads(result.output.splitlines()[-1], parse_constant=refuse)
+    assert set(report["page"]) == {"title", "x", "frontiers", "marks", "reliability", "tables"}
+    assert report["page"]["x"] == "US dollars per 1,000 requests"
+    for table in report["page"]["tables"]:
+        assert {len(line) for line in table["rows"]} == {len(table["columns"])}

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from smallfirst.policies import (
     PRESETS,
@@ -148,6 +149,75 @@ def test_a_named_cloud_model_is_refused_where_privacy_says_local() -> None:
 def test_a_named_model_that_cannot_do_it_is_refused() -> None:
     needs = Needs(20, capabilities=frozenset({"images"}), pinned="small")
     assert refusal(decide(needs, None, BALANCED, [SMALL, BIG])).code == "unsupported_capability"
+
+
+def cascade(**fields: object) -> Policy:
+    return Policy.model_validate({"name": "mine", **fields})
+
+
+def attempts(decided: Decision | Refusal) -> tuple[Attempt, ...]:
+    assert isinstance(decided, Decision)
+    return decided.attempts
+
+
+def test_local_first_asks_the_local_model_however_hard_it_is_and_checks_its_answer() -> None:
+    policy = cascade(cascade="always", min_confidence=0.6, self_consistency=3, early_cloud=0.4)
+    decided = decide(NEEDS, HARD, policy, [SMALL, BIG])
+    assert decided == Decision(
+        attempts=(
+            Attempt("small", "local", min_confidence=0.6, samples=3, valid=True, early=0.4),
+            Attempt("big", "cloud"),
+        ),
+        reason="'mine' asks small first and checks its answer",
+        code="local_first",
+        policy="mine",
+        score=HARD,
+    )
+    assert decided.mode == "cascade"
+
+
+def test_local_first_asks_the_local_model_that_is_likeliest_to_be_right() -> None:
+    tiny = replace(SMALL, name="tiny")
+    decided = decide(NEEDS, HARD, cascade(cascade="always"), [tiny, SMALL, BIG])
+    assert plan(decided) == ("small", "big")
+
+
+def test_a_routed_local_answer_is_checked_where_the_policy_asks_for_it() -> None:
+    policy = cascade(min_confidence=0.6)
+    checked = Attempt("small", "local", min_confidence=0.6, valid=True)
+    assert attempts(decide(NEEDS, EASY, policy, [SMALL, BIG])) == (checked, Attempt("big", "cloud"))
+    # Behind the cloud there is nobody who could do better.
+    assert attempts(decide(NEEDS, HARD, policy, [SMALL, BIG])) == (
+        Attempt("big", "cloud"),
+        Attempt("small", "local"),
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_check_no_answer(name: str) -> None:
+    decided = decide(NEEDS, EASY, load_preset(name), [SMALL, BIG])
+    assert isinstance(decided, Decision)
+    assert decided.mode == "route"
+
+
+def test_only_the_clouds_call_is_started_early() -> None:
+    tiny = replace(SMALL, name="tiny")
+    policy = cascade(privacy="local", min_confidence=0.6, early_cloud=0.4)
+    assert [attempt.early for attempt in attempts(decide(NEEDS, HARD, policy, [SMALL, tiny]))] == [0, 0]
+
+
+def test_a_policy_that_checks_nothing_cannot_ask_for_a_check() -> None:
+    with pytest.raises(ValidationError, match="'cascade: off' checks no answer, but 'self_consistency' asks"):
+        cascade(cascade="off", self_consistency=2)
+    assert not any(a.checked for a in attempts(decide(NEEDS, EASY, cascade(cascade="off"), [SMALL, BIG])))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"self_consistency": 6}, {"self_consistency": 0}, {"early_cloud": 1.1}, {"cascade": "never"}]
+)
+def test_checks_have_bounds(fields: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(fields))):
+        cascade(**fields)
 
 
 @pytest.mark.parametrize("name", PRESETS)
