@@ -42,15 +42,15 @@ def calibration_rows(names: Sequence[str], data: Path, *, limit: int | None, see
     rows = []
     for task in tasks_named(names):
         checkable = [example for example in task.examples(data) if example.check is not None]
-        rows += [_row(example) for example in drawn(checkable, limit, seed)]
+        rows += [_row(example, task.max_tokens) for example in drawn(checkable, limit, seed)]
     if len(rows) < LEAST_ROWS:
         raise DataError(f"{len(rows)} rows are too few to calibrate on; give at least {LEAST_ROWS}.")
     return rows
 
 
-def _row(example: Example) -> Row:
+def _row(example: Example, max_tokens: int) -> Row:
     assert example.check is not None
-    return Row(example.task, example.id, example.subset, example.body, example.check)
+    return Row(example.task, example.id, example.subset, example.body, example.check, max_tokens)
 
 
 def calibration_of_run(
@@ -71,7 +71,8 @@ def calibration_of_run(
         baseline: Its name and outcomes.
     """
     found = {(o["file"], o["id"]): o for o in outcomes}
-    others = {(o["file"], o["id"]): o for o in baseline[1]} if baseline else {}
+    # What the baseline refused is not known; that it was wrong would make the local model look good.
+    others = {(o["file"], o["id"]): o for o in baseline[1] if "error" not in o} if baseline else {}
     done = [
         row for row in rows if (row.file, row.id) in found and (not baseline or (row.file, row.id) in others)
     ]

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO
 
-from smallfirst.router.errors import ModelError, RequestError
+from smallfirst.router.errors import ModelError, RequestError, UpstreamError
 from smallfirst.router.models.base import Model
 from smallfirst.router.training.files import decoded, read_rows
 from smallfirst.router.wire import ChatRequest
@@ -45,6 +45,7 @@ SAMPLE: Mapping[str, Mapping[str, int]] = {
         "irrelevance": 12, "live_irrelevance": 12,
     },
 }  # fmt: skip
+_REFUSED = frozenset({400, 413, 422})
 SIMPLE_PROMPTS = "simple_prompts.jsonl"
 LOCAL_OUTCOMES = "local_outcomes.jsonl"
 
@@ -59,6 +60,7 @@ class Row:
         subset: What kind of row it is.
         body: The chat completion body.
         check: Whether an answer is right.
+        max_tokens: Of an answer; a longer one is cut.
     """
 
     file: str
@@ -66,6 +68,7 @@ class Row:
     subset: str
     body: Mapping[str, Any]
     check: Check
+    max_tokens: int = MAX_TOKENS
 
 
 def own_data(name: str) -> Path:
@@ -118,7 +121,7 @@ def sample_rows(
     return drawn
 
 
-async def outcome_of(model: Model, row: Row, max_tokens: int = MAX_TOKENS) -> dict[str, Any]:
+async def outcome_of(model: Model, row: Row) -> dict[str, Any]:
     """Ask a model a row: `file, id, subset, model, ok, confidence, input_tokens, output_tokens`.
 
     `confidence` is the engine's figure in 0..1 (see `Confidence.value`), None where it has none. A request that the
@@ -128,12 +131,16 @@ async def outcome_of(model: Model, row: Row, max_tokens: int = MAX_TOKENS) -> di
     Raises:
         ModelError: The model itself failed; nothing can be said about the row.
     """
-    body = {**row.body, "model": model.name, "temperature": 0, "max_tokens": max_tokens}
+    body = {**row.body, "model": model.name, "temperature": 0, "max_tokens": row.max_tokens}
     outcome: dict[str, Any] = {"file": row.file, "id": row.id, "subset": row.subset, "model": model.name}
     try:
         reply = await model.complete(ChatRequest.parse(body))
-    except ModelError:
-        raise
+    except ModelError as exc:
+        # A cloud that finds fault with this one request may still answer the others.
+        if not (isinstance(exc, UpstreamError) and exc.status in _REFUSED):
+            raise
+        nothing = {"confidence": None, "input_tokens": 0, "output_tokens": 0}
+        return outcome | {"ok": False, "error": exc.code or str(exc.status), **nothing}
     except RequestError as exc:
         nothing = {"confidence": None, "input_tokens": 0, "output_tokens": 0}
         return outcome | {"ok": False, "error": exc.code, **nothing}

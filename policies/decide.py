@@ -72,7 +72,9 @@ def decide(
         return plan(cloud, (), code, reason)
     spare = local if policy.fallback_to_local else []
     if policy.max_quality_loss is not None:
-        chosen, code, reason, check = _by_budget(local, baseline, score, policy, allowances, tightened)
+        # Down or unable, it is still what was calibrated against; another one's score would move the thresholds.
+        meant = next((c for c in candidates if c.baseline), baseline)
+        chosen, code, reason, check = _by_budget(local, meant, score, policy, allowances, tightened)
     else:
         chosen, code, reason = _by_score(local, baseline, score, policy, tightened)
         check = None
@@ -86,16 +88,18 @@ def decide(
 def _attempts(order: Sequence[Candidate], policy: Policy) -> tuple[Attempt, ...]:
     """Return the attempts; local answers are checked where somebody comes after who may do better."""
     attempts = [Attempt(c.name, c.tier) for c in order]
-    # A risk budget has a threshold of its own for this, and only where it was calibrated with one.
-    least = policy.min_confidence if policy.max_quality_loss is None else 0.0
-    asked = least > 0 or policy.self_consistency > 1
+    # Under a risk budget an answer stands or is checked as it was calibrated, see `_checked`.
+    least, samples = (
+        (policy.min_confidence, policy.self_consistency) if policy.max_quality_loss is None else (0.0, 1)
+    )
+    asked = least > 0 or samples > 1
     if policy.cascade == "always" or (policy.cascade == "auto" and asked):
         for at, following in enumerate(order[1:]):
             if attempts[at].tier == "local":
                 attempts[at] = replace(
                     attempts[at],
                     min_confidence=least,
-                    samples=policy.self_consistency,
+                    samples=samples,
                     valid=True,
                     early=policy.early_cloud if following.tier == "cloud" else 0.0,
                 )

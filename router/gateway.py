@@ -121,10 +121,14 @@ class Gateway:
     def _watch(self) -> DriftMonitor:
         budgets = self.settings.risk_budgets
         known = self.budgets.reference
+        local = [model.name for model in self.settings.models if model.tier == "local"]
+        if self.budgets.reference_of is not None:
+            # Other models' scores are not what the reference holds.
+            local = [self.budgets.reference_of]
         return DriftMonitor(
             self.settings.drift,
             budgets=budgets,
-            local=[model.name for model in self.settings.models if model.tier == "local"],
+            local=local,
             references=None if known is None else dict.fromkeys(budgets, known),
         )
 
@@ -340,6 +344,13 @@ class Gateway:
             return None
         stored = await self.cache.get(cache_key(journey.request, target=journey.target.fingerprint))
         cached = CachedReply.decode(stored) if stored is not None else None
+        if (
+            cached is not None
+            and cached.tier == "local"
+            and self.drift.tightened(journey.target.policy.name) > 0
+        ):
+            # It was given by thresholds that turned out to lose too much.
+            cached = None
         journey.cache = "miss" if cached is None else "exact"
         return cached
 
@@ -416,7 +427,8 @@ class Gateway:
         self._keep(entry)
         self.ratings.remember(entry)
         self.drift.observe(entry)
-        if journey.answered_by is not None and journey.usage is not None:
+        # An answer that was cut short says nothing of how long answers are.
+        if status == "ok" and journey.answered_by is not None and journey.usage is not None:
             self.expected.answered(
                 journey.answered_by.model,
                 None if journey.plan is None else journey.plan.task,

@@ -132,7 +132,13 @@ class Routing:
             special = self._special(request.fields)
             if special:
                 success = {**score.success, **special}
-                score = replace(score, success=success, task="classification", known=True)
+                # A sure specialist knows the request; for the others it is as unknown as it was. A budget was not
+                # calibrated with specialists.
+                sure = (
+                    target.policy.max_quality_loss is None
+                    and max(special.values()) >= target.policy.min_local_success
+                )
+                score = replace(score, success=success, task="classification", known=score.known or sure)
         tightened = self._tightened(target.policy.name)
         costs = self._costs(request, hints, needs, score)
         decided = decide(
@@ -212,7 +218,12 @@ class Routing:
         models = [_identity(model) for model in self._settings.models]
         rules = policy.model_dump(mode="json", exclude={"description"})
         allowed = self._budgets.allowances.get(policy.name, {})
-        return Target(policy, None, f"{AUTO}:{_fingerprint([rules, models, self._scorer.version, allowed])}")
+        scores = {name: ability.to_dict() for name, ability in self._abilities.items()}
+        return Target(
+            policy,
+            None,
+            f"{AUTO}:{_fingerprint([rules, models, self._baseline, scores, self._scorer.version, allowed])}",
+        )
 
 
 def _identity(model: AnyModelSettings) -> list[object]:

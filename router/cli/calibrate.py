@@ -40,6 +40,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--concurrency", default=4, show_default=True, type=click.IntRange(1, 64), help="Rows at a time."
 )
+@click.option(
+    "--fresh", is_flag=True, help="Ask again what was asked before: the model, or the rows, are not the same."
+)
 @click.option("--out", type=FILE, help="Where to write.  [default: where the settings look for it]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
 @click.pass_obj
@@ -91,8 +94,12 @@ def _measured(
     suites = options["suites"] or ("simple",)
     rows = calibration_rows(suites, data_folder(), limit=options["limit"], seed=options["seed"])
 
+    kept = out.with_suffix(".outcomes.jsonl")
+    if options["fresh"]:
+        kept.unlink(missing_ok=True)
+
     def run(name: str) -> list[dict[str, Any]]:
-        return _run(settings, name, rows, out.with_suffix(".outcomes.jsonl"), options["concurrency"])
+        return _run(settings, name, rows, kept, options["concurrency"])
 
     against = None if baseline is None else (settings.model_named(baseline).name, run(baseline))
     return calibration_of_run(model, rows, run(model), scorer, baseline=against)

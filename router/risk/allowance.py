@@ -35,6 +35,7 @@ class Budgets:
         controls: By policy, by local model: what was found.
         allowances: Likewise what comes of it; without the models that get nothing.
         reference: The scores of the calibration's requests, for tests of drift; None without one.
+        reference_of: Which model's scores these are.
     """
 
     calibrations: Mapping[str, Calibration]
@@ -42,6 +43,7 @@ class Budgets:
     controls: Mapping[str, Mapping[str, RiskControl]]
     allowances: Mapping[str, Mapping[str, Allowance]]
     reference: ScoreReference | None = None
+    reference_of: str | None = None
 
     @classmethod
     def load(cls, settings: Settings, scorer: Scorer, price: Price) -> Budgets:
@@ -84,7 +86,7 @@ class Budgets:
         }
         first = next(iter(rows), None)
         reference = None if first is None else _reference(calibrations[first], rows[first], scorer)
-        return cls(calibrations, abilities, controls, allowances, reference)
+        return cls(calibrations, abilities, controls, allowances, reference, first)
 
 
 NO_BUDGETS = Budgets({}, {}, {}, {})
@@ -116,7 +118,7 @@ def _against(baseline: str, of: Calibration) -> Calibration:
 
 
 def _controls(policy: Policy, rows: Mapping[str, CalibrationRows]) -> dict[str, RiskControl]:
-    """Choose for each model. Several share the budget and the error probability, so that the sum keeps them.
+    """Choose for each model. Several share the budget and the error probability, each as if it alone answered.
 
     Where the policy checks no answer there is no cascade.
     """

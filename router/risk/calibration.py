@@ -16,7 +16,7 @@ from smallfirst.policies.risk import CalibrationRows
 
 from ..arrays import read_arrays
 from ..errors import SmallfirstError
-from ..scoring.abilities import Ability, AbilityPrior, place
+from ..scoring.abilities import Ability, AbilityPrior, chosen_prior, place
 from ..scoring.embedding import FloatArray
 
 SUFFIX = ".npz"
@@ -71,10 +71,11 @@ class Calibration:
         Raises:
             ValueError: There are no rows.
         """
-        return place(self.model, self.skills, self.success, prior)
+        return place(self.model, self.skills, self.success, chosen_prior(self.skills, self.success, prior))
 
     def success_out_of_fold(self, prior: AbilityPrior, *, seed: int = 0) -> FloatArray:
         """Return P(success) of each row by an ability that was placed without it, shape (N)."""
+        prior = chosen_prior(self.skills, self.success, prior)
         fold = np.random.default_rng(seed).permutation(len(self)) % FOLDS
         p = np.zeros(len(self), np.float32)
         for number in np.unique(fold):

@@ -12,7 +12,7 @@ import pytest
 from smallfirst.evals.checkers import Answer
 from smallfirst.evals.outcomes import LOCAL_OUTCOMES, MAX_TOKENS, Row, collect, own_data, simple_rows, summary
 from smallfirst.router.confidence import Confidence
-from smallfirst.router.errors import InvalidRequest, ModelUnavailable
+from smallfirst.router.errors import InvalidRequest, UpstreamError, ModelUnavailable
 from smallfirst.router.training.files import read_rows
 from smallfirst.router.wire import ChatRequest, Reply, ReplyStream, Usage
 
@@ -166,3 +166,14 @@ def test_the_shipped_outcomes_hold_no_text_and_cover_the_prompts() -> None:
     assert len(set(names)) == len(names)
     for model in ("smollm2-135m", "qwen2.5-coder-0.5b"):
         assert {row.id for row in simple_rows()} <= {o["id"] for o in outcomes if o["model"] == model}
+
+
+async def test_a_row_that_a_cloud_refuses_does_not_stop_the_others(tmp_path: Path) -> None:
+    class Strict(Echo):
+        async def complete(self, request: ChatRequest) -> Reply:
+            if request.fields.messages[-1].text == "odd":
+                raise UpstreamError("no", status=400)
+            return await super().complete(request)
+
+    found = await collect(Strict(), rows("odd", "yes"), tmp_path / "o.jsonl")
+    assert sorted((o["id"], o["ok"], "error" in o) for o in found) == [("0", False, True), ("1", True, False)]

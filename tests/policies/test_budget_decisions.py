@@ -165,6 +165,14 @@ def test_under_a_budget_nothing_is_answered_locally_but_what_an_allowance_covers
     assert second.model == "big"
 
 
+def test_a_baseline_that_is_down_is_still_what_the_gap_is_taken_to() -> None:
+    scored = Score({"small": 0.3, "big": 0.9, "mini": 0.4}, "chat", 0.5)
+    rule = {"small": Allowance(0.2, 0.2, 1.0, 0.0)}
+    down = replace(BIG, available=False)
+    found = decided(scored, SMALL, down, MINI, allowances=rule)
+    assert (found.code, order(found)[0]) == ("over_budget", "mini")
+
+
 # --- costs ----------------------------------------------------------------------------------------------------------
 
 

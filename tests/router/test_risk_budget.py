@@ -180,13 +180,13 @@ def test_route_and_headers_show_what_the_budget_decided(
     first = shown["attempts"][0]
     assert (first["model"], first["sure"], first["valid"]) == (LOCAL, True, True)
     assert 0 < first["min_confidence"] <= 1
-    assert post("/route", HARD).json()["reason_code"] == "over_budget"
+    assert post("/route", UNLIKE).json()["reason_code"] == "uncertain_cloud"
     headers = post("/chat/completions", EASY).headers
     assert (headers["x-smallfirst-route"], headers["x-smallfirst-attempts"]) == ("cloud", "2")
     assert headers["x-smallfirst-reason"] == f"{LOCAL} told no confidence; {CLOUD} answers"
-    headers = post("/chat/completions", HARD).headers
+    headers = post("/chat/completions", UNLIKE).headers
     assert (headers["x-smallfirst-route"], headers["x-smallfirst-attempts"]) == ("cloud", "1")
-    assert f"too much for a quality loss of at most {BUDGET}" in headers["x-smallfirst-reason"]
+    assert f"and a quality loss of at most {BUDGET} is asked for" in headers["x-smallfirst-reason"]
 
 
 def test_an_ability_that_nobody_measured_stops_the_start(budgeted: Callable[..., Settings]) -> None:
@@ -198,6 +198,8 @@ def test_an_ability_that_nobody_measured_stops_the_start(budgeted: Callable[...,
 
 # --- costs ----------------------------------------------------------------------------------------------------------
 
+# No words that anybody measured anything on.
+UNLIKE = "xq zzkv 9f#2 qwpt lkjh mnbv!!"
 LONG = (
     "Here are my notes, keep them in mind. " + "The harbour opens at six and the ferry leaves at nine. " * 150
 )
