@@ -12,7 +12,7 @@ import pytest
 from smallfirst.evals.checkers import Answer
 from smallfirst.evals.outcomes import LOCAL_OUTCOMES, MAX_TOKENS, Row, collect, own_data, simple_rows, summary
 from smallfirst.router.confidence import Confidence
-from smallfirst.router.errors import InvalidRequest, UpstreamError, ModelUnavailable
+from smallfirst.router.errors import InvalidRequest, ModelUnavailable, UpstreamError
 from smallfirst.router.training.files import read_rows
 from smallfirst.router.wire import ChatRequest, Reply, ReplyStream, Usage
 
