@@ -88,7 +88,7 @@ def test_a_server_in_the_house_is_placed_and_the_gateway_finds_it(
     assert [of["budget"] for of in told["budgets"]] == [0.01, 0.02, 0.05, 0.1]
     assert not told["budgets"][0]["met"]
     assert len(cloud.requests) == 36
-    assert {request.body["max_tokens"] for request in cloud.requests} == {160}
+    assert {request.body["max_tokens"] for request in cloud.requests} == {512}
     path = Path(told["out"])
     assert path == settings.calibrations / "house.npz"
     kept = Calibration.load(path)
