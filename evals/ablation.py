@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from smallfirst.router.scoring.classifier import STRONG, WEAK, log_length
-from smallfirst.router.scoring.embedding import TokenEmbedding
-from smallfirst.router.scoring.features import FeatureReader
+from smallfirst.router.scoring.classifier import GAIN_WEIGHT, log_length
 from smallfirst.router.training import fit as fitting
 from smallfirst.router.training.files import need_extra
-from smallfirst.router.training.folds import folds_of, groups_of
 from smallfirst.router.training.keys import text_of
+from smallfirst.router.training.prepare import prepare
 from smallfirst.router.training.rows import load_rows
-from smallfirst.router.training.tiers import TIERS
+from smallfirst.router.training.tiers import PUBLISHED_HEADS
+from smallfirst.router.training.train import PUBLISHED_MIX
 
 from .frontier import nearest
 from .metrics import FloatArray, apgr_interval, curve, draws
@@ -47,19 +46,14 @@ def ablation_report(
     need_extra("duckdb", "sklearn")
     progress("reading rows")
     rows = load_rows(data)
-    embedding = TokenEmbedding.load()
-    vocabulary = embedding.tokenizer.get_vocab_size()
-    groups = groups_of([text_of(row.body) for row in rows])
-    fold = folds_of([f"{row.file}/{row.topic}" for row in rows], groups, folds, seed)
-    matrix = fitting.read_matrix(rows, FeatureReader(embedding), vocabulary)
-    targets = fitting.targets_of(rows, (WEAK, STRONG, *TIERS))
-    axes = fitting.principal_axes(matrix, seed=seed)
+    prepared = prepare(rows, PUBLISHED_HEADS, folds=folds, seed=seed, progress=progress)
+    matrix, targets, fold = prepared.matrix, prepared.targets, prepared.fold
     pair = np.array([at for at, row in enumerate(rows) if row.file == PAIR_FILE])
     gaps = np.zeros((len(rows), 5))
     for number in range(folds):
         progress(f"fold {number + 1} of {folds}")
         test = pair[fold[pair] == number]
-        model = fitting.fit(matrix, targets, np.flatnonzero(fold != number), axes, seed=seed)
+        model = fitting.fit(matrix, targets, np.flatnonzero(fold != number), prepared.axes, seed=seed)
         made = fitting.estimates(model, matrix, test)
         gaps[test] = np.column_stack((made.parts[:, 1] - made.parts[:, 0], made.gain, made.hardness))
     success = targets.success[pair, :2].astype(np.float64)
@@ -77,7 +71,8 @@ def ablation_report(
 
 def _variants(gaps: FloatArray, length: FloatArray) -> dict[str, FloatArray]:
     linear, topics, trees, gain, hardness = gaps.T
-    mixed = 0.3 * linear + 0.4 * topics + 0.3 * trees
+    mixed = gaps[:, :3] @ PUBLISHED_MIX
+    kept = (1 - GAIN_WEIGHT) * mixed + GAIN_WEIGHT * gain
     return {
         "length": length,
         "difficulty, learned over all sources": hardness,
@@ -88,8 +83,8 @@ def _variants(gaps: FloatArray, length: FloatArray) -> dict[str, FloatArray]:
         "linear + trees": linear + trees,
         "linear + topics": linear + topics,
         "linear + topics + trees": mixed,
-        "the same + trees on the gain (kept)": 0.6 * mixed + 0.4 * gain,
-        "the same + difficulty": 0.6 * mixed + 0.4 * gain + 0.02 * hardness,
+        "the same + trees on the gain (kept)": kept,
+        "the same + difficulty": kept + 0.02 * hardness,
     }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import numpy as np
 
 from smallfirst.policies.risk import CalibrationRows, control
 from smallfirst.router.risk import Calibration
-from smallfirst.router.risk.calibration import today
 from smallfirst.router.scoring import Scorer
 from smallfirst.router.scoring.abilities import Ability
 from smallfirst.router.training.files import DataError
@@ -22,9 +22,9 @@ from smallfirst.router.training.keys import row_key
 from smallfirst.router.wire import ChatRequest
 
 from .metrics import expected_calibration_error
+from .out_of_fold import out_of_fold_skills
 from .outcome_files import read_outcomes
 from .outcomes import Row
-from .routing import out_of_fold_skills
 from .suites import drawn, tasks_named
 from .suites.base import Example
 
@@ -131,7 +131,7 @@ def _calibration(
         model=model,
         baseline=baseline,
         artefact=scorer.version,
-        created=today(),
+        created=date.today().isoformat(),
         skills=np.stack(skills).astype(np.float32),
         known=np.array(known, bool),
         success=np.array(column("ok", 0.0), np.float32),
@@ -151,9 +151,9 @@ def calibration_report(
 
     The calibration error is that of abilities placed without the rows that they are held against.
     """
-    success = of.success_out_of_fold(scorer.prior)
+    success = of.success_out_of_fold(of.prior(scorer.prior))
     calls = np.zeros(len(of), np.float32), np.ones(len(of), np.float32)
-    rows = of.rows(scorer.prior, baseline, usd=calls)
+    rows = of.rows(success, baseline, usd=calls)
     return {
         "model": of.model,
         "baseline": of.baseline,

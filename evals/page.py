@@ -16,10 +16,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from smallfirst.router.pages import render_page
 
 WIDTH, HEIGHT = 460.0, 340.0
 LEFT, RIGHT, TOP, BOTTOM = 60.0, 14.0, 12.0, 48.0
@@ -63,17 +62,11 @@ def render(page: Mapping[str, Any]) -> str:
         KeyError, TypeError, ValueError: It is not in the form above.
     """
     parts = {key: page.get(key) or [] for key in KEYS}
-    environment = Environment(
-        loader=PackageLoader("smallfirst.evals", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["cell"] = _cell
-    environment.filters["number"] = _number
     tables = [{**table, "left": _words(table["columns"], table["rows"])} for table in parts["tables"]]
-    return environment.get_template("page.html").render(
+    return render_page(
+        "smallfirst.evals",
+        "page.html",
+        {"cell": _cell, "number": _number},
         title=page["title"],
         x=page.get("x", ""),
         picture=_picture(page.get("x", ""), parts["frontiers"], parts["marks"]),
@@ -82,7 +75,6 @@ def render(page: Mapping[str, Any]) -> str:
         width=WIDTH,
         height=HEIGHT,
         edges={"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 

@@ -19,7 +19,7 @@ from smallfirst.router.training.files import DataError, decoded, read_rows
 from smallfirst.router.training.keys import row_key
 
 from .metrics import FloatArray, curve, expected_calibration_error
-from .routing import Folds
+from .out_of_fold import Folds
 
 # Random choices of the prompts to place with.
 DRAWS = 8

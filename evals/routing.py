@@ -15,30 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from smallfirst.policies.risk import CalibrationRows
-from smallfirst.router.arrays import read_arrays
 from smallfirst.router.scoring import Features, Scorer
 from smallfirst.router.scoring.abilities import Ability
 from smallfirst.router.scoring.classifier import STRONG, WEAK
-from smallfirst.router.scoring.scorer import packaged_artefact
-from smallfirst.router.training.files import DataError
 from smallfirst.router.training.keys import row_key, text_of
 
 from .frontier import Models, Neighbours, Replay, areas, many_report, nearest, two_models
 from .metrics import FloatArray, apgr_interval, curve, draws, expected_calibration_error, reliability
+from .out_of_fold import predicted
 from .outcome_files import Outcome, models_of, pair_of, read_outcomes
 from .risk import BUDGETS, cross_fitted, splits, sweep
 from .routing_page import routing_page
-
-__all__ = [
-    "Asked",
-    "Outcome",
-    "Scored",
-    "evaluate",
-    "out_of_fold_skills",
-    "predicted",
-    "read_outcomes",
-    "routing_report",
-]
 
 RowNumbers = npt.NDArray[np.intp]
 
@@ -66,11 +53,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """P(success) of the two models for each row, and which rows are out of fold."""
+    """P(success) of the two models for each row."""
 
     weak: FloatArray
     strong: FloatArray
-    out_of_fold: FloatArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,114 +98,6 @@ class Pair:
 
 # P(success) of the named models for each row, shape (rows, models).
 Predict = Callable[[Sequence[Outcome], Sequence[str]], FloatArray]
-
-
-def score_rows(
-    outcomes: Sequence[Outcome],
-    scorer: Scorer,
-    *,
-    artefact: Path | None = None,
-    pair: tuple[Ability, Ability],
-) -> Scored:
-    """Return P(success) of two models for each row, see `predicted`."""
-    success, out_of_fold = predicted(outcomes, scorer, pair, artefact=artefact)
-    return Scored(success[:, 0], success[:, 1], out_of_fold)
-
-
-def predicted(
-    outcomes: Sequence[Outcome],
-    scorer: Scorer,
-    abilities: Sequence[Ability],
-    features: Sequence[Features] | None = None,
-    *,
-    artefact: Path | None = None,
-) -> tuple[FloatArray, FloatArray]:
-    """Return P(success) by row and model: out of fold for training rows, the shipped classifier's for the others.
-
-    Args:
-        outcomes: The rows.
-        scorer: The classifier, and what reads requests.
-        abilities: Of the models, see `Scorer.ability_for`.
-        features: Of the rows, where they have been read.
-        artefact: The classifier's file; default: the one that ships.
-
-    Returns:
-        Shape (rows, models), and 1 for each row that is out of fold, else 0.
-    """
-    stored = Folds.load(artefact or packaged_artefact())
-    values, out_of_fold = np.zeros((len(outcomes), len(abilities))), np.zeros(len(outcomes))
-    for at, outcome in enumerate(outcomes):
-        row = stored.rows.get(row_key(outcome.request.body))
-        if row is not None:
-            values[at], out_of_fold[at] = stored.success(row, abilities), 1.0
-            continue
-        read = scorer.features(outcome.request) if features is None else features[at]
-        skills = scorer.classifier.predict(read).skills
-        values[at] = [float(ability.success(skills)) for ability in abilities]
-    return values, out_of_fold
-
-
-def out_of_fold_skills(artefact: Path | None = None) -> Mapping[int, FloatArray]:
-    """Return the skills of the classifier's training rows, by `row_key`, as one that had not seen the row gave them.
-
-    Args:
-        artefact: The classifier's file; default: the one that ships.
-
-    Raises:
-        DataError: They cannot be read.
-    """
-    stored = Folds.load(artefact or packaged_artefact())
-    return {key: stored.skills[at] for key, at in stored.rows.items()}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Folds:
-    """What classifiers and abilities said of each training row that had not seen it.
-
-    Attributes:
-        rows: Place of each row by its key.
-        skills: Shape (rows, K).
-        fold: Of each row.
-        models: Place of each placed model by its name.
-        abilities: Bias and weights by fold and model, shape (folds, models, 1 + K).
-    """
-
-    rows: Mapping[int, int]
-    skills: FloatArray
-    fold: npt.NDArray[np.uint8]
-    models: Mapping[str, int]
-    abilities: FloatArray
-
-    @classmethod
-    def load(cls, artefact: Path) -> Folds:
-        path = artefact.with_name(f"{artefact.stem}_folds.npz")
-        try:
-            stored = read_arrays(path)
-            return cls(
-                {key: row for row, key in enumerate(stored["keys"].tolist())},
-                stored["skills"].astype(np.float64),
-                stored["fold"],
-                {name: at for at, name in enumerate(stored["models"].tolist())},
-                stored["abilities"].astype(np.float64),
-            )
-        except (OSError, ValueError, KeyError) as exc:
-            raise DataError(
-                f"{path}: the classifier's out-of-fold predictions cannot be read: {exc}. "
-                "Without them its training rows are not known; make them with smallfirst train"
-            ) from exc
-
-    def success(self, row: int, abilities: Sequence[Ability]) -> list[float]:
-        """Return P(success) of a row by model: by the ability that was placed without the row's fold."""
-        skills = self.skills[row]
-        found = []
-        for ability in abilities:
-            at = self.models.get(ability.model)
-            if at is None:
-                found.append(float(ability.success(skills)))
-                continue
-            bias, *weights = self.abilities[self.fold[row], at]
-            found.append(float(Ability(ability.model, np.array(weights), bias, 0).success(skills)))
-        return found
 
 
 def evaluate(pair: Pair, subsets: Sequence[str], *, samples: int = 500, seed: int = 0) -> dict[str, Any]:
@@ -309,7 +187,7 @@ def routing_report(
     abilities = _pair(scorer, weak, strong)
     features = [scorer.features(outcome.request) for outcome in outcomes]
     success, out_of_fold = predicted(outcomes, scorer, abilities, features, artefact=artefact)
-    scored = Scored(success[:, 0], success[:, 1], out_of_fold)
+    scored = Scored(success[:, 0], success[:, 1])
     cost, costs = _costs(outcomes, asked, scorer, (weak or "weak", strong or "strong"))
     quality = np.array([(outcome.weak, outcome.strong) for outcome in outcomes])
     knn = _neighbours(outcomes, features, quality, seed)

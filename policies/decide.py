@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from .policy import Policy
@@ -39,50 +39,53 @@ def decide(
         A plan with at least one attempt, or a refusal that says what would have been needed.
     """
     excluded = {c.name: why for c in candidates if (why := _why_not(c, needs, policy)) is not None}
-    able = [c for c in candidates if c.name not in excluded]
     if needs.pinned is not None:
         return _pinned(needs, policy, candidates, excluded)
-    local = [c for c in able if c.tier == "local" and c.available]
-    cloud = [c for c in able if c.tier == "cloud" and c.available]
-    if not local and not cloud:
+    able = [c for c in candidates if c.name not in excluded and c.available]
+    if not able:
         return _refuse(needs, policy, candidates, excluded)
-
-    def plan(
-        first: Iterable[Candidate],
-        then: Iterable[Candidate],
-        code: str,
-        reason: str,
-        check: Allowance | None = None,
-    ) -> Decision:
-        order = [*first, *then]
-        attempts = _attempts(order, policy) if check is None else _checked(order, policy, check)
-        return Decision(attempts, reason, code, policy.name, score)
-
+    local = [c for c in able if c.tier == "local"]
+    cloud = [c for c in able if c.tier == "cloud"]
     if _local_only(needs, policy):
-        return plan(_best_first(local, score), (), "privacy_local", "privacy asks for a local model")
+        choice = _Choice("privacy_local", "privacy asks for a local model")
+        return _plan(_best_first(local, score), choice, policy, score)
     if not cloud:
         code, reason = _why_no_cloud(candidates, excluded)
         if not policy.fallback_to_local:
             return Refusal("no_model_available", f"{reason}, and the policy does not fall back", policy.name)
-        return plan(_best_first(local, score), (), code, f"{reason}; the local model answers")
-    baseline = next((c for c in cloud if c.baseline), cloud[0])
-    cloud = _cheapest_first(cloud, baseline, score, policy)
+        choice = _Choice(code, f"{reason}; the local model answers")
+        return _plan(_best_first(local, score), choice, policy, score)
+    reference = _reference(cloud, policy)
+    cloud = _cheapest_first(cloud, reference, score, policy)
     if not local:
-        code, reason = _why_no_local(candidates, excluded)
-        return plan(cloud, (), code, reason)
-    spare = local if policy.fallback_to_local else []
-    if policy.max_quality_loss is not None:
-        # Down or unable, it is still what was calibrated against; another one's score would move the thresholds.
-        meant = next((c for c in candidates if c.baseline), baseline)
-        chosen, code, reason, check = _by_budget(local, meant, score, policy, allowances, tightened)
+        return _plan(cloud, _Choice(*_why_no_local(candidates, excluded)), policy, score)
+    if policy.max_quality_loss is None:
+        choice = _by_score(local, reference, score, policy, tightened)
     else:
-        chosen, code, reason = _by_score(local, baseline, score, policy, tightened)
-        check = None
-    if chosen is not None and _dearer(chosen, cloud[0], check):
-        chosen, code, reason = None, "cloud_cheaper", f"{cloud[0].name} is expected to cost less"
-    if chosen is not None:
-        return plan([chosen], cloud, code, reason, check)
-    return plan(cloud, _best_first(spare, score), code, reason)
+        # Down or unable, it is still what was calibrated against; another one's score would move the thresholds.
+        baseline = next((c for c in candidates if c.baseline), reference)
+        choice = _by_budget(local, baseline, score, policy, allowances, tightened)
+    if _dearer(choice, cloud[0]):
+        choice = _Choice("cloud_cheaper", f"{cloud[0].name} is expected to cost less")
+    if choice.local is not None:
+        return _plan([choice.local, *cloud], choice, policy, score)
+    spare = _best_first(local, score) if policy.fallback_to_local else []
+    return _plan([*cloud, *spare], choice, policy, score)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Why a plan is as it is; the local model that answers first, None where none was chosen; how it is checked."""
+
+    code: str
+    reason: str
+    local: Candidate | None = None
+    check: Allowance | None = None
+
+
+def _plan(order: Sequence[Candidate], choice: _Choice, policy: Policy, score: Score | None) -> Decision:
+    attempts = _attempts(order, policy) if choice.check is None else _checked(order, policy, choice.check)
+    return Decision(attempts, choice.reason, choice.code, policy.name, score)
 
 
 def _attempts(order: Sequence[Candidate], policy: Policy) -> tuple[Attempt, ...]:
@@ -115,31 +118,38 @@ def _checked(order: Sequence[Candidate], policy: Policy, check: Allowance) -> tu
     return (first, *rest)
 
 
-def _cheapest_first(
-    cloud: Sequence[Candidate], baseline: Candidate, score: Score | None, policy: Policy
-) -> list[Candidate]:
-    """Return the cloud models, first the one to ask: the cheapest that is about as good as the baseline.
+def _reference(cloud: Sequence[Candidate], policy: Policy) -> Candidate:
+    """Return the cloud model that others are held against: the operator's first one; under a risk budget the baseline,
+    which it was calibrated on."""
+    budgeted = policy.max_quality_loss is not None
+    return next((c for c in cloud if budgeted and c.baseline), cloud[0])
 
-    Only where the outcomes of both are known may another model take the baseline's place, and none under a risk
-    budget, which was calibrated on the baseline.
+
+def _cheapest_first(
+    cloud: Sequence[Candidate], reference: Candidate, score: Score | None, policy: Policy
+) -> list[Candidate]:
+    """Return the cloud models, first the one to ask: the cheapest that is about as good as the reference.
+
+    Only where the outcomes of both are known may another model take the reference's place, and none under a risk
+    budget.
     """
-    first = baseline
-    may_be_another = policy.max_quality_loss is None and baseline.measured and baseline.usd is not None
+    first = reference
+    may_be_another = policy.max_quality_loss is None and reference.measured and reference.usd is not None
     if may_be_another and score is not None and score.known:
-        least = score.success.get(baseline.name, 1.0) - policy.max_cloud_gap
+        least = score.success.get(reference.name, 1.0) - policy.max_cloud_gap
         able = [
             c for c in cloud if c.measured and c.usd is not None and score.success.get(c.name, 0.0) >= least
         ]
-        first = min((baseline, *able), key=lambda c: c.usd if c.usd is not None else float("inf"))
+        first = min((reference, *able), key=lambda c: c.usd if c.usd is not None else float("inf"))
     return [first, *(c for c in cloud if c is not first)]
 
 
-def _dearer(local: Candidate, cloud: Candidate, check: Allowance | None) -> bool:
+def _dearer(choice: _Choice, cloud: Candidate) -> bool:
     """Whether asking the local model, and the cloud after it where that must be, costs more than the cloud alone."""
-    if local.usd is None or cloud.usd is None:
+    if choice.local is None or choice.local.usd is None or cloud.usd is None:
         return False
-    escalated = 0.0 if check is None else 1 - check.kept
-    return local.usd + escalated * cloud.usd > cloud.usd
+    escalated = 0.0 if choice.check is None else 1 - choice.check.kept
+    return choice.local.usd + escalated * cloud.usd > cloud.usd
 
 
 def _by_budget(
@@ -149,57 +159,51 @@ def _by_budget(
     policy: Policy,
     allowances: Mapping[str, Allowance],
     tightened: float,
-) -> tuple[Candidate | None, str, str, Allowance | None]:
-    """Return the local model to take under the risk budget, or None, with code, reason, and how it is checked."""
+) -> _Choice:
+    """Choose a local model, or none, under the risk budget."""
     budget = f"quality loss of at most {policy.max_quality_loss:g}"
     allowed = [c for c in local if c.name in allowances]
     if not allowed:
-        return None, "budget_not_met", f"no calibration shows that local answers keep a {budget}", None
+        return _Choice("budget_not_met", f"no calibration shows that local answers keep a {budget}")
     if score is None or not score.known:
-        return None, "uncertain_cloud", f"unlike anything measured, and a {budget} is asked for", None
+        return _Choice("uncertain_cloud", f"unlike anything measured, and a {budget} is asked for")
     strong = score.success.get(baseline.name, 1.0)
     for model in allowed:
         rule = allowances[model.name]
         gap = strong - score.success.get(model.name, 0.0) + tightened
         where = f"{_task(score)}: {baseline.name} leads {model.name} by {gap:.2f}"
         if gap <= rule.max_gap:
-            return model, "within_budget", f"{where}, at most {rule.max_gap:.2f} under a {budget}", None
+            reason = f"{where}, at most {rule.max_gap:.2f} under a {budget}"
+            return _Choice("within_budget", reason, model)
         if gap <= rule.cascade_gap:
-            return model, "within_budget_checked", f"{where}; its answer is checked under a {budget}", rule
-    return None, "over_budget", f"{where}, too much for a {budget}", None
+            reason = f"{where}; its answer is checked under a {budget}"
+            return _Choice("within_budget_checked", reason, model, rule)
+    return _Choice("over_budget", f"{where}, too much for a {budget}")
 
 
 def _by_score(
     local: Sequence[Candidate], cloud: Candidate, score: Score | None, policy: Policy, tightened: float
-) -> tuple[Candidate | None, str, str]:
-    """Return the local model to take, or None for the cloud, with code and reason."""
+) -> _Choice:
+    """Choose a local model, or none, by P(success) of each and of this cloud model."""
     if policy.cascade == "always" and tightened <= 1:
         first = _best_first(local, score)[0]
-        return first, "local_first", f"'{policy.name}' asks {first.name} first and checks its answer"
+        return _Choice("local_first", f"'{policy.name}' asks {first.name} first and checks its answer", first)
     if score is None or not score.known:
-        target = local[0] if policy.uncertain == "local" and not tightened else None
-        where = "local" if target else "cloud"
-        return (
-            target,
-            f"uncertain_{where}",
-            f"unlike anything measured; '{policy.name}' sends that to the {where}",
-        )
+        where = "local" if policy.uncertain == "local" and not tightened else "cloud"
+        reason = f"unlike anything measured; '{policy.name}' sends that to the {where}"
+        return _Choice(f"uncertain_{where}", reason, local[0] if where == "local" else None)
     strong = score.success.get(cloud.name, 1.0)
     for model in local:
         weak = score.success.get(model.name, 0.0)
         if weak - tightened >= policy.min_local_success and strong - weak + tightened <= policy.max_gap:
-            return (
-                model,
-                "local_likely_right",
-                f"{_task(score)}: {model.name} is likely to be right "
-                f"({weak:.2f}, at least {policy.min_local_success:.2f})",
-            )
+            why = f"{model.name} is likely to be right ({weak:.2f}, at least {policy.min_local_success:.2f})"
+            return _Choice("local_likely_right", f"{_task(score)}: {why}", model)
     best = max((score.success.get(model.name, 0.0) for model in local), default=0.0)
     if best < policy.min_local_success:
         why = f"too hard for the local model ({best:.2f}, under {policy.min_local_success:.2f})"
-        return None, "local_likely_wrong", f"{_task(score)}: {why}"
+        return _Choice("local_likely_wrong", f"{_task(score)}: {why}")
     why = f"the cloud is likely to do better ({strong:.2f} against {best:.2f})"
-    return None, "cloud_likely_better", f"{_task(score)}: {why}"
+    return _Choice("cloud_likely_better", f"{_task(score)}: {why}")
 
 
 def _task(score: Score) -> str:

@@ -35,7 +35,8 @@ class Policy(BaseModel):
         default=0.0,
         ge=0,
         le=1,
-        description="how far under the baseline's P(success) that of a cheaper cloud model may lie that was measured",
+        description="how far under the first cloud model's P(success) that of a cheaper one may lie that is asked in "
+        "its place; only where the outcomes of both are known, and never under a risk budget",
     )
     max_quality_loss: float | None = Field(
         default=None,

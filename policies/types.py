@@ -65,7 +65,7 @@ class Candidate:
         available: False where it is known to be down.
         measured: Whether its P(success) rests on its own outcomes, not on a like model's.
         usd: What this request is expected to cost on it, in US dollars; None where its price is unknown.
-        baseline: Whether quality and savings are counted against it.
+        baseline: Whether savings are counted against it, and quality under a risk budget.
     """
 
     name: str

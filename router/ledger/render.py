@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..pages import render_page
 from .charts import bars, lines
 from .report import Report, Summary
 
@@ -90,16 +90,11 @@ def _cell(text: str) -> str:
 
 def html(report: Report) -> str:
     """Return one page that needs nothing from a network: styles and charts are inside, there is no script."""
-    environment = Environment(
-        loader=PackageLoader("smallfirst.router.ledger", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(usd=usd, share=share, ms=ms)
     steps = report.steps
-    return environment.get_template("report.html").render(
+    return render_page(
+        "smallfirst.router.ledger",
+        "report.html",
+        {"usd": usd, "share": share, "ms": ms},
         title=_title(report),
         report=report,
         total=report.total,
@@ -115,7 +110,6 @@ def html(report: Report) -> str:
         ),
         routes=report.routes,
         slowest=max((route.latency_ms_p99 or 0 for route in report.routes), default=0) or 1,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 

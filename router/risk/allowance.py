@@ -16,6 +16,7 @@ from ..drift import ScoreReference
 from ..errors import SettingsError
 from ..scoring import Scorer
 from ..scoring.abilities import Ability
+from ..scoring.embedding import FloatArray
 from ..settings import AnyModelSettings, Settings
 from ..wire import Usage
 from .calibration import UNKNOWN_GAP, Calibration, CalibrationError, calibration_path
@@ -57,8 +58,8 @@ class Budgets:
             price: What a model's tokens cost; where the baseline's price is unknown, every request costs the same.
         """
         calibrations = _load(settings, scorer)
-        prior = scorer.prior
-        abilities = {name: of.ability(prior) for name, of in calibrations.items()}
+        priors = {name: of.prior(scorer.prior) for name, of in calibrations.items()}
+        abilities = {name: of.ability(priors[name]) for name, of in calibrations.items()}
         policies = [settings.policy_named(name) for name in settings.policy_names]
         asked = [policy for policy in policies if policy.max_quality_loss is not None]
         baseline = settings.baseline_model
@@ -66,9 +67,9 @@ class Budgets:
             return cls(calibrations, abilities, {}, {})
         rows = {
             name: _against(baseline.name, of).rows(
-                prior,
+                of.success_out_of_fold(priors[name]),
                 abilities.get(baseline.name) or configured_ability(baseline, scorer),
-                usd=_usd(settings, name, of, price),
+                usd=_usd(of, settings.model_named(name), baseline, price),
             )
             for name, of in calibrations.items()
             if settings.model_named(name).tier == "local"
@@ -179,17 +180,15 @@ def configured_ability(model: AnyModelSettings, scorer: Scorer) -> Ability:
 
 
 def _usd(
-    settings: Settings, model: str, of: Calibration, price: Price
-) -> tuple[np.ndarray[tuple[int], np.dtype[np.float32]], np.ndarray[tuple[int], np.dtype[np.float32]]]:
-    specs = {spec.name: spec for spec in settings.models}
-    baseline = settings.baseline_model
-    assert baseline is not None
+    of: Calibration, model: AnyModelSettings, baseline: AnyModelSettings, price: Price
+) -> tuple[FloatArray, FloatArray]:
+    """Return what asking the model and the baseline costs, a value a row; 0 and 1 where a price is unknown."""
 
     def costs(spec: AnyModelSettings) -> Sequence[float | None]:
         tokens = zip(of.input_tokens.tolist(), of.output_tokens.tolist(), strict=True)
         return [price(spec, Usage(input_tokens=int(i), output_tokens=int(o))) for i, o in tokens]
 
-    local, cloud = costs(specs[model]), costs(baseline)
+    local, cloud = costs(model), costs(baseline)
     if any(cost is None for cost in (*local, *cloud)):
         return np.zeros(len(of), np.float32), np.ones(len(of), np.float32)
     return np.array(local, np.float32), np.array(cloud, np.float32)

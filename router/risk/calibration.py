@@ -6,7 +6,6 @@ A file holds figures alone, no prompt and no answer, and is not a pickle.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -65,17 +64,23 @@ class Calibration:
     def __len__(self) -> int:
         return len(self.success)
 
+    def prior(self, published: AbilityPrior) -> AbilityPrior:
+        """Return what the model is placed from: the published models' prior, wider where the rows ask for it.
+
+        With many rows that takes fifteen fits: choose it once and pass it on.
+        """
+        return chosen_prior(self.skills, self.success, published)
+
     def ability(self, prior: AbilityPrior) -> Ability:
-        """Place the model on all rows.
+        """Place the model on all rows; `prior` as this model's `prior` gave it.
 
         Raises:
             ValueError: There are no rows.
         """
-        return place(self.model, self.skills, self.success, chosen_prior(self.skills, self.success, prior))
+        return place(self.model, self.skills, self.success, prior)
 
     def success_out_of_fold(self, prior: AbilityPrior, *, seed: int = 0) -> FloatArray:
-        """Return P(success) of each row by an ability that was placed without it, shape (N)."""
-        prior = chosen_prior(self.skills, self.success, prior)
+        """Return P(success) of each row by an ability that was placed without it, shape (N); `prior` as above."""
         fold = np.random.default_rng(seed).permutation(len(self)) % FOLDS
         p = np.zeros(len(self), np.float32)
         for number in np.unique(fold):
@@ -88,16 +93,16 @@ class Calibration:
         return p
 
     def rows(
-        self, prior: AbilityPrior, baseline: Ability, *, usd: tuple[FloatArray, FloatArray]
+        self, success: FloatArray, baseline: Ability, *, usd: tuple[FloatArray, FloatArray]
     ) -> CalibrationRows:
         """Return the rows as the risk budget's method takes them.
 
         Args:
-            prior: Of abilities.
+            success: See `success_out_of_fold`, shape (N).
             baseline: The baseline's ability.
             usd: What asking the model and the baseline costs, each of shape (N).
         """
-        gap = baseline.success(self.skills).astype(np.float64) - self.success_out_of_fold(prior)
+        gap = baseline.success(self.skills).astype(np.float64) - success
         # Where a request is unlike anything measured, the baseline alone is asked, whatever the thresholds: nothing
         # is lost then, no answer of the model is kept, and it costs nothing.
         return CalibrationRows(
@@ -133,11 +138,6 @@ class Calibration:
             ) from exc
         words = {name: str(values.pop(name)) for name in ("model", "baseline", "artefact", "created")}
         return cls(words["model"], words["baseline"] or None, words["artefact"], words["created"], **values)
-
-
-def today() -> str:
-    """Return the day as ISO text."""
-    return date.today().isoformat()
 
 
 def calibration_path(folder: Path, model: str) -> Path:

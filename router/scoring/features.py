@@ -122,7 +122,7 @@ class FeatureReader:
     """Turns requests into features. Holds the embedding and one row of token classes for each token."""
 
     def __init__(self, embedding: TokenEmbedding) -> None:
-        self._embedding = embedding
+        self.embedding = embedding
         self._classes = class_table(embedding.tokenizer)
 
     def read(self, request: ChatRequest) -> Features:
@@ -134,9 +134,9 @@ class FeatureReader:
         question = peeled(question)
         focus_text = _window(question, FOCUS_HEAD, FOCUS_TAIL)
         context_text = _context(messages, at, examples)
-        focus_ids = self._embedding.ids(focus_text)
-        context_ids = self._embedding.ids(context_text)
-        focus_mean, context_mean = self._embedding.mean(focus_ids), self._embedding.mean(context_ids)
+        focus_ids = self.embedding.ids(focus_text)
+        context_ids = self.embedding.ids(context_text)
+        focus_mean, context_mean = self.embedding.mean(focus_ids), self.embedding.mean(context_ids)
         focus = unit(focus_mean)
         unigrams, counts = np.unique(focus_ids, return_counts=True)
         bigrams, bigram_counts = np.unique(_bigrams(focus_ids), return_counts=True)
@@ -163,12 +163,12 @@ class FeatureReader:
     @property
     def tokenizer(self) -> Tokenizer:
         """What texts are cut with."""
-        return self._embedding.tokenizer
+        return self.embedding.tokenizer
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text; of one longer than what is read of a message, an estimate."""
         sample = _window(text, FOCUS_HEAD, FOCUS_TAIL)
-        tokens = len(self._embedding.ids(sample))
+        tokens = len(self.embedding.ids(sample))
         return tokens if len(sample) >= len(text) else math.ceil(tokens * len(text) / len(sample))
 
     def _tokens(self, ids: IdArray, distinct: int) -> Iterable[float]:

@@ -22,8 +22,6 @@ from .classifier import STRONG, WEAK, Classifier, Prediction, sigmoid
 from .embedding import FloatArray, TokenEmbedding
 from .features import NAMES, FeatureReader, Features
 
-# Heads that stand for a kind of model: a model that happens to have such a name is not meant.
-GENERAL = frozenset({WEAK, STRONG, "small", "middle", "large"})
 # Cloud models of about the weak head's strength, by the beginning of their names.
 _WEAK_CLOUD = (
     "mixtral",
@@ -91,6 +89,11 @@ class Scorer:
     def prior(self) -> AbilityPrior:
         """What is known of a model before it is measured."""
         return AbilityPrior(self.classifier.prior_mean, self.classifier.prior_precision)
+
+    @property
+    def embedding(self) -> TokenEmbedding:
+        """What requests are embedded with."""
+        return self.reader.embedding
 
     def count_tokens(self, text: str) -> int:
         """Return an estimate of a text's tokens, by this vocabulary; from a sample of long ones."""

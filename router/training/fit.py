@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +15,6 @@ from ..scoring.classifier import (
     DENSE,
     SKILL_AXES,
     STRONG,
-    TREE_DEPTH,
-    WEAK,
     Classifier,
     dense_columns,
     difficulty_of,
@@ -26,66 +24,23 @@ from ..scoring.classifier import (
     softmax,
 )
 from ..scoring.embedding import FloatArray
-from ..scoring.features import BIGRAM_BUCKETS, FeatureReader, Features
-from ..wire import ChatRequest
-from .difficulty import GeneralOutcomes, fit_difficulty, general_outcomes, within_topic_slopes
-from .rows import TrainingRow
-from .tiers import LARGE, SMALL, TIERS
+from ..scoring.features import BIGRAM_BUCKETS
+from .difficulty import Doubles, fit_difficulty, within_topic_slopes
+from .prepare import Matrix, Targets
+from .tiers import LARGE, PUBLISHED_HEADS, SMALL
+from .trees import Trees, gain_trees, one_tree, stepped, success_trees, tree_sums
 
-AXES, CENTRES = 32, 64
+CENTRES = 64
 # Share of training requests that lie farther from every centre than what counts as known.
 UNKNOWN_SHARE = 0.004
 # Of the topic classifier: shrinkage of the covariance and of means, softening of its log-odds, weight of the prior.
 SHRINK, MEAN_PRIOR, SOFTEN, PRIOR_POWER = 0.1, 5.0, 2.0, 0.5
 # Rows' worth of the overall rate that a topic's rate starts from.
 RATE_PRIOR = 20.0
-TREES, LEARNING_RATE, LEAF_ROWS = 120, 0.05, 40
-GAIN_TREES = 200
-# Under the 255 that scikit-learn takes as they are.
-STEPS = 200
 # Heads with fewer rows than this get fewer and smaller trees, and a stronger penalty.
 SMALL_HEAD = 3000
 # A head knows a topic of which it has so many outcomes.
 COVERING = 10
-
-Doubles = npt.NDArray[np.float64]
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Matrix:
-    """The features of many requests, a row each."""
-
-    structure: FloatArray
-    focus: FloatArray
-    context: FloatArray
-    counts: sp.csr_matrix
-
-    @classmethod
-    def of(cls, features: Sequence[Features], vocabulary: int) -> Matrix:
-        """Stack features; `vocabulary` is the number of tokens."""
-        starts = np.cumsum([0, *(len(f.unigrams) + len(f.bigrams) for f in features)])
-        at = np.concatenate([np.concatenate((f.unigrams, f.bigrams + vocabulary)) for f in features])
-        counts = np.concatenate([np.concatenate((f.unigram_counts, f.bigram_counts)) for f in features])
-        return cls(
-            np.stack([f.structure for f in features]),
-            np.stack([f.focus for f in features]),
-            np.stack([f.context for f in features]),
-            sp.csr_matrix((counts, at, starts), shape=(len(features), vocabulary + BIGRAM_BUCKETS)),
-        )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Targets:
-    """What is to be learned of each row. NaN where a head has no outcome."""
-
-    heads: tuple[str, ...]
-    tasks: tuple[str, ...]
-    topics: npt.NDArray[np.int32]
-    task: npt.NDArray[np.int32]
-    success: FloatArray
-    weight: FloatArray
-    general: GeneralOutcomes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,37 +62,6 @@ class Estimates:
     gain: FloatArray
     tasks: FloatArray
     axes: FloatArray
-
-
-def read_matrix(rows: Sequence[TrainingRow], reader: FeatureReader, vocabulary: int) -> Matrix:
-    """Return the rows' features."""
-    return Matrix.of([reader.read(ChatRequest.parse(dict(row.body))) for row in rows], vocabulary)
-
-
-def principal_axes(matrix: Matrix, *, seed: int = 0) -> FloatArray:
-    """Return the principal axes of the questions' embedding, shape (256, AXES).
-
-    Those of all rows, in folds too: they are found without outcomes, and abilities need the same ones everywhere.
-    """
-    from sklearn.decomposition import PCA
-
-    return np.asarray(PCA(AXES, random_state=seed).fit(matrix.focus).components_.T, np.float32)
-
-
-def targets_of(rows: Sequence[TrainingRow], heads: Sequence[str]) -> Targets:
-    """Return the rows' labels, for the named heads."""
-    topics = {name: at for at, name in enumerate(sorted({row.topic for row in rows}))}
-    tasks = sorted({row.task for row in rows})
-    success = [[row.outcomes.get(head, np.nan) for head in heads] for row in rows]
-    return Targets(
-        tuple(heads),
-        tuple(tasks),
-        np.array([topics[row.topic] for row in rows], np.int32),
-        np.array([tasks.index(row.task) for row in rows], np.int32),
-        np.array(success, np.float32),
-        np.array([row.weight for row in rows], np.float32),
-        general_outcomes(rows),
-    )
 
 
 def fit(
@@ -165,12 +89,12 @@ def fit(
     success, topic = targets.success[train], targets.topics[train]
     scale_of_difficulty = fit_difficulty(structure, dense, targets.general, train)
     hardness = difficulty_of(scale_of_difficulty, dense, log_length(structure))
-    columns = _stepped(np.concatenate((structure, focus @ axes, hardness[:, None]), axis=1))
+    columns = stepped(np.concatenate((structure, focus @ axes, hardness[:, None]), axis=1))
     heads = [
         _fit_head(dense, tfidf, columns, posterior, success[:, at], targets.weight[train])
         for at in range(len(targets.heads))
     ]
-    trees = [*(head.trees for head in heads), _gain_trees(columns, success, targets.heads)]
+    trees = [*(head.trees for head in heads), gain_trees(columns, success, targets.heads)]
     centres = (
         MiniBatchKMeans(CENTRES, random_state=seed, n_init=3, batch_size=2048).fit(focus).cluster_centers_
     )
@@ -223,14 +147,7 @@ def estimates(model: Classifier, matrix: Matrix, rows: npt.NDArray[np.intp]) -> 
     hardness = difficulty_of(model.scale_of_difficulty, dense, log_length(matrix.structure[rows]))
     along = matrix.focus[rows] @ model.axes
     columns = np.concatenate((matrix.structure[rows], along, hardness[:, None]), axis=1)
-    node = np.zeros((len(rows), len(model.leaves)), np.int32)
-    tree = np.arange(len(model.leaves))
-    for _ in range(TREE_DEPTH):
-        looked_at = np.take_along_axis(columns, model.split_column[tree, node], axis=1)
-        node = 2 * node + 1 + (looked_at > model.split_at[tree, node])
-    values = model.leaves[tree, node - (2**TREE_DEPTH - 1)]
-    sums = [values[:, model.tree_head == h].sum(axis=1) for h in range(len(model.heads) + 1)]
-    trees = np.stack(sums, axis=1) + model.tree_bias
+    trees = tree_sums(model, columns)
     topics = softmax(dense @ model.topics + model.topic_bias)
     parts = (
         sigmoid(dense @ model.linear + model.bias + tfidf @ model.ngrams),
@@ -259,19 +176,11 @@ def skills_of(model: Classifier, made: Estimates) -> FloatArray:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Trees:
-    column: npt.NDArray[np.int32]
-    threshold: FloatArray
-    leaves: FloatArray
-    start: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _Head:
     weights: FloatArray
     bias: float
     rates: FloatArray
-    trees: _Trees
+    trees: Trees
 
 
 def _fit_head(
@@ -282,7 +191,6 @@ def _fit_head(
     success: FloatArray,
     weight: FloatArray,
 ) -> _Head:
-    from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
 
     at = np.flatnonzero(~np.isnan(success))
@@ -299,15 +207,6 @@ def _fit_head(
     linear = LogisticRegression(C=0.1 if small else 0.06, max_iter=300).fit(
         wide, label, sample_weight=weights
     )
-    boosted = HistGradientBoostingClassifier(
-        max_iter=TREES // 2 if small else TREES,
-        learning_rate=LEARNING_RATE,
-        max_depth=TREE_DEPTH,
-        max_leaf_nodes=2**TREE_DEPTH,
-        min_samples_leaf=LEAF_ROWS // 2 if small else LEAF_ROWS,
-        l2_regularization=5.0,
-        early_stopping=False,
-    ).fit(columns[rows], label, sample_weight=weights)
     overall = float((share * weight).sum() / weight.sum())
     mass = posterior[at] * weight[:, None]
     prior = RATE_PRIOR / 6 if small else RATE_PRIOR
@@ -316,53 +215,13 @@ def _fit_head(
         np.asarray(linear.coef_[0], np.float32),
         float(linear.intercept_[0]),
         rates.astype(np.float32),
-        _trees(boosted),
+        success_trees(columns[rows], label, weights, small=small),
     )
 
 
 def _nothing(columns: int, topics: int) -> _Head:
     """A head without any outcome: it covers no topic, so that what it says has no weight."""
-    return _Head(np.zeros(columns, np.float32), 0.0, np.full(topics, 0.5, np.float32), _one_tree(0.0))
-
-
-def _one_tree(value: float) -> _Trees:
-    inner, leaf = 2**TREE_DEPTH - 1, 2**TREE_DEPTH
-    nothing = np.zeros((1, leaf), np.float32)
-    return _Trees(np.zeros((1, inner), np.int32), np.full((1, inner), np.inf, np.float32), nothing, value)
-
-
-def _stepped(columns: FloatArray) -> Doubles:
-    """Round every column to at most `STEPS` values, its quantiles.
-
-    scikit-learn would look for such steps itself, once a head, and with weighted rows takes ten times as long for it
-    as for the trees. A split falls midway between two steps, where rounding changes no row's side.
-    """
-    rounded = np.empty(columns.shape, np.float64)
-    for at, column in enumerate(columns.T.astype(np.float64)):
-        steps = np.unique(np.quantile(column, np.linspace(0, 1, STEPS)))
-        rounded[:, at] = steps[np.searchsorted((steps[1:] + steps[:-1]) / 2, column)]
-    return rounded
-
-
-def _gain_trees(columns: Doubles, success: FloatArray, heads: Sequence[str]) -> _Trees:
-    """Trees that estimate P(strong) - P(weak) directly: the difference is what routing between the two goes by."""
-    from sklearn.ensemble import HistGradientBoostingRegressor
-
-    gain = success[:, list(heads).index(STRONG)] - success[:, list(heads).index(WEAK)]
-    known = np.flatnonzero(~np.isnan(gain))
-    if not len(known):
-        return _one_tree(0.0)
-    boosted = HistGradientBoostingRegressor(
-        max_iter=GAIN_TREES,
-        learning_rate=0.04,
-        max_depth=TREE_DEPTH,
-        max_leaf_nodes=2**TREE_DEPTH,
-        min_samples_leaf=LEAF_ROWS,
-        l2_regularization=5.0,
-        max_features=0.4,
-        random_state=0,
-    ).fit(columns[known], gain[known])
-    return _trees(boosted)
+    return _Head(np.zeros(columns, np.float32), 0.0, np.full(topics, 0.5, np.float32), one_tree(0.0))
 
 
 def _covered(
@@ -371,7 +230,7 @@ def _covered(
     """Which head has outcomes on which topic. Local models were run on a few rows of every kind: theirs cover all."""
     known = np.zeros((count, success.shape[1]))
     np.add.at(known, topics, ~np.isnan(success))
-    everywhere = [head not in (WEAK, STRONG, *TIERS) for head in heads]
+    everywhere = [head not in PUBLISHED_HEADS for head in heads]
     return np.asarray((known >= COVERING) | np.array(everywhere), np.float32)
 
 
@@ -391,33 +250,6 @@ def _general(
     return np.stack((np.log(rates / (1 - rates)), slopes[np.array(like_large, int)]), axis=1).astype(
         np.float32
     )
-
-
-def _trees(boosted: Any) -> _Trees:
-    """Lay the trees out as complete ones of depth 3: children of node i are 2i+1 and 2i+2."""
-    inner, leaf = 2**TREE_DEPTH - 1, 2**TREE_DEPTH
-    predictors = [stage[0] for stage in boosted._predictors]
-    column = np.zeros((len(predictors), inner), np.int32)
-    threshold = np.full((len(predictors), inner), np.inf, np.float32)
-    leaves = np.zeros((len(predictors), leaf), np.float32)
-
-    def place(tree: int, nodes: Any, at: int, to: int) -> None:
-        node = nodes[at]
-        if to >= inner:
-            leaves[tree, to - inner] = node["value"]
-            return
-        if node["is_leaf"]:
-            # An inner place under a leaf sends everything left; both sides carry its value.
-            place(tree, nodes, at, 2 * to + 1)
-            place(tree, nodes, at, 2 * to + 2)
-            return
-        column[tree, to], threshold[tree, to] = node["feature_idx"], node["num_threshold"]
-        place(tree, nodes, int(node["left"]), 2 * to + 1)
-        place(tree, nodes, int(node["right"]), 2 * to + 2)
-
-    for tree, predictor in enumerate(predictors):
-        place(tree, predictor.nodes, 0, 0)
-    return _Trees(column, threshold, leaves, float(np.ravel(boosted._baseline_prediction)[0]))
 
 
 def _gaussian(

@@ -11,7 +11,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ..scoring.classifier import STRONG, WEAK
+
 SMALL, MIDDLE, LARGE = TIERS = ("small", "middle", "large")
+# Heads over published outcomes; every other one is a local model that we measured.
+PUBLISHED_HEADS = (WEAK, STRONG, *TIERS)
 # All of its models have 7 or 8 billion parameters.
 _ALL_SMALL = frozenset({"outcomes_7_small_models"})
 # A model counts in a group of rows of which it answered this share.

@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..scoring.classifier import SKILL_AXES, STRONG, WEAK, Classifier, sigmoid
-from ..scoring.embedding import FloatArray, TokenEmbedding
-from ..scoring.features import FEATURES_HASH, FeatureReader
+from ..scoring.embedding import FloatArray
+from ..scoring.features import FEATURES_HASH
 from . import fit as fitting
 from .files import need_extra
-from .folds import folds_of, groups_of
-from .keys import row_key, text_of
+from .keys import row_key
 from .placing import Placed, figures_of, place_models, with_models
+from .prepare import Prepared, Progress, Targets, prepare
 from .rows import TrainingRow, load_rows
-from .tiers import TIERS
+from .tiers import PUBLISHED_HEADS, TIERS
 
 FOLDS, SEED = 10, 0
 # How much each estimate counts (linear, topics, trees): published outcomes, measured local models. By validation.
@@ -31,7 +31,6 @@ LICENCES = (
     "Trained on public data whose licences allow it; rows of AlpacaEval, CMMLU and C-Eval are left out "
     "(non-commercial). The arrays hold statistics of the rows, no text of theirs."
 )
-Progress = fitting.Progress
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +40,6 @@ class Trained:
     Attributes:
         classifier: Fitted on all rows, calibrated.
         rows: The training rows.
-        heads: Names of the heads.
         skills: Out of fold, shape (rows, S), see `Prediction.skills`.
         fold: Of each row.
         placed: Abilities of the published models.
@@ -50,7 +48,6 @@ class Trained:
 
     classifier: Classifier
     rows: Sequence[TrainingRow]
-    heads: tuple[str, ...]
     skills: FloatArray
     fold: npt.NDArray[np.int32]
     placed: Placed
@@ -83,34 +80,22 @@ def train(
     """
     need_extra("duckdb", "sklearn")
     progress("reading rows")
-    rows = load_rows(data, outcomes=outcomes, without_models=without_models)
-    embedding = TokenEmbedding.load()
-    vocabulary = embedding.tokenizer.get_vocab_size()
-    local = sorted({head for row in rows for head in row.outcomes} - {WEAK, STRONG, *TIERS})
-    heads = (WEAK, STRONG, *TIERS, *local)
-    progress(f"grouping near-duplicates of {len(rows)} rows")
-    groups = groups_of([text_of(row.body) for row in rows])
-    if without:
-        alike = np.isin(
-            groups, [group for group, row in zip(groups, rows, strict=True) if row.subset in without]
-        )
-        rows, groups = [row for row, out in zip(rows, alike, strict=True) if not out], groups[~alike]
-    fold = folds_of([f"{row.file}/{row.topic}" for row in rows], groups, folds, SEED)
-    progress("reading features")
-    matrix = fitting.read_matrix(rows, FeatureReader(embedding), vocabulary)
-    targets = fitting.targets_of(rows, heads)
-    axes = fitting.principal_axes(matrix, seed=SEED)
-    crossed = _out_of_fold(matrix, targets, fold, axes, progress)
+    rows: Sequence[TrainingRow] = load_rows(data, outcomes=outcomes, without_models=without_models)
+    local = sorted({head for row in rows for head in row.outcomes}.difference(PUBLISHED_HEADS))
+    heads = (*PUBLISHED_HEADS, *local)
+    prepared = prepare(rows, heads, folds=folds, seed=SEED, without=without, progress=progress)
+    rows, targets = prepared.rows, prepared.targets
+    crossed = _out_of_fold(prepared, progress)
     progress("placing models")
-    placed = place_models(rows, crossed.skills, fold)
+    placed = place_models(rows, crossed.skills, prepared.fold)
     progress("fitting on all rows")
-    everything = fitting.fit(matrix, targets, np.arange(len(rows)), axes, seed=SEED)
+    everything = fitting.fit(prepared.matrix, targets, np.arange(len(rows)), prepared.axes, seed=SEED)
     classifier = with_models(fitting.calibrated(everything, _mix(heads), crossed.calibration), placed)
     success = sigmoid(crossed.skills[:, : len(heads)])
     tasks = crossed.skills[:, len(heads) + 1 : len(heads) + 1 + len(targets.tasks)]
     task_right = tasks.argmax(axis=1) == targets.task
     card = _card(rows, heads, success, targets, task_right, local) | {"models": len(placed.names)}
-    return Trained(classifier, rows, heads, crossed.skills, fold, placed, card)
+    return Trained(classifier, rows, crossed.skills, prepared.fold, placed, card)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,22 +106,17 @@ class _Crossed:
     calibration: FloatArray
 
 
-def _out_of_fold(
-    matrix: fitting.Matrix,
-    targets: fitting.Targets,
-    fold: npt.NDArray[np.int32],
-    axes: FloatArray,
-    progress: Progress,
-) -> _Crossed:
+def _out_of_fold(prepared: Prepared, progress: Progress) -> _Crossed:
     """Fit once for each fold without it. Each fold's calibration is that of the other folds, so that it is out of
     fold, too."""
+    matrix, targets, fold = prepared.matrix, prepared.targets, prepared.fold
     mix = _mix(targets.heads)
     mixed = np.zeros((len(fold), len(targets.heads)), np.float32)
     fitted = []
     for number in range(int(fold.max()) + 1):
         progress(f"fold {number + 1} of {fold.max() + 1}")
         held_out = np.flatnonzero(fold == number)
-        model = fitting.fit(matrix, targets, np.flatnonzero(fold != number), axes, seed=SEED)
+        model = fitting.fit(matrix, targets, np.flatnonzero(fold != number), prepared.axes, seed=SEED)
         made = fitting.estimates(model, matrix, held_out)
         mixed[held_out] = (made.parts * mix).sum(axis=2)
         fitted.append((held_out, model, made))
@@ -158,8 +138,7 @@ def _out_of_fold(
 
 
 def _mix(heads: Sequence[str]) -> FloatArray:
-    published = (WEAK, STRONG, *TIERS)
-    return np.array([PUBLISHED_MIX if head in published else LOCAL_MIX for head in heads], np.float32)
+    return np.array([PUBLISHED_MIX if head in PUBLISHED_HEADS else LOCAL_MIX for head in heads], np.float32)
 
 
 def write(trained: Trained, out: Path) -> None:
@@ -173,7 +152,6 @@ def write(trained: Trained, out: Path) -> None:
         np.savez_compressed(
             file,
             allow_pickle=False,
-            heads=np.array(trained.heads),
             keys=keys,
             skills=trained.skills.astype(np.float16),
             fold=trained.fold.astype(np.uint8),
@@ -207,7 +185,7 @@ def _card(
     rows: Sequence[TrainingRow],
     heads: Sequence[str],
     success: FloatArray,
-    targets: fitting.Targets,
+    targets: Targets,
     task_right: npt.NDArray[np.bool_],
     local: Sequence[str],
 ) -> dict[str, Any]:

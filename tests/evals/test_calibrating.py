@@ -16,8 +16,8 @@ from smallfirst.evals.calibration import (
     calibration_report,
     calibration_rows,
 )
+from smallfirst.evals.out_of_fold import out_of_fold_skills
 from smallfirst.evals.outcomes import Row
-from smallfirst.evals.routing import out_of_fold_skills
 from smallfirst.router.training.files import DataError
 from smallfirst.router.training.keys import row_key
 from smallfirst.router.wire import ChatRequest

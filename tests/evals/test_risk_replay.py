@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from smallfirst.evals.metrics import draws
+from smallfirst.evals.out_of_fold import predicted
+from smallfirst.evals.outcome_files import read_outcomes
 from smallfirst.evals.risk import cross_fitted, splits, sweep
-from smallfirst.evals.routing import read_outcomes, score_rows
 from smallfirst.policies.risk import CalibrationRows
 from smallfirst.router.scoring import Scorer
 
@@ -72,12 +73,12 @@ def published() -> CalibrationRows:
         pytest.skip(f"no evaluation data in {DATA}: set SMALLFIRST_DATA")
     outcomes = read_outcomes(DATA / "router_outcomes_dev.parquet")
     scorer = Scorer.load()
-    scored = score_rows(outcomes, scorer, pair=(scorer.abilities["weak"], scorer.abilities["strong"]))
+    success, _ = predicted(outcomes, scorer, [scorer.abilities["weak"], scorer.abilities["strong"]])
     quality = np.array([(outcome.weak, outcome.strong) for outcome in outcomes])
     n = len(outcomes)
     nothing_told = np.full(n, np.nan)
     return CalibrationRows(
-        scored.strong - scored.weak, nothing_told, quality[:, 0], quality[:, 1], np.zeros(n), np.ones(n)
+        success[:, 1] - success[:, 0], nothing_told, quality[:, 0], quality[:, 1], np.zeros(n), np.ones(n)
     )
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from smallfirst.evals.routing import Asked, read_outcomes, routing_report
+from smallfirst.evals.outcome_files import read_outcomes
+from smallfirst.evals.routing import Asked, routing_report
 from smallfirst.router.cli.evaluate import evaluate
 from smallfirst.router.training.files import DataError
 

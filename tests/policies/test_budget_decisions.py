@@ -176,7 +176,7 @@ def test_a_baseline_that_is_down_is_still_what_the_gap_is_taken_to() -> None:
 # --- costs ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_cheaper_measured_model_about_as_good_takes_the_baselines_place() -> None:
+def test_a_cheaper_measured_model_about_as_good_takes_the_first_ones_place() -> None:
     policy = GAPS.model_copy(update={"max_cloud_gap": 0.03})
     assert order(decided(score(0.2), SMALL, BIG, MINI, policy=policy)) == ["mini", "big", "small"]
 
@@ -192,15 +192,26 @@ def test_a_cheaper_measured_model_about_as_good_takes_the_baselines_place() -> N
     ],
     ids=["not as good", "not measured", "price unknown", "dearer", "down"],
 )
-def test_else_the_baseline_is_asked(gap: float, mini: Candidate) -> None:
+def test_else_the_first_is_asked(gap: float, mini: Candidate) -> None:
     policy = GAPS.model_copy(update={"max_cloud_gap": gap})
-    assert order(decided(score(0.2), SMALL, mini, BIG, policy=policy))[0] == "big"
+    assert order(decided(score(0.2), SMALL, BIG, mini, policy=policy))[0] == "big"
 
 
-def test_without_a_known_score_or_the_baselines_price_the_baseline_is_asked() -> None:
+def test_without_a_known_score_or_the_first_ones_price_the_first_is_asked() -> None:
     policy = GAPS.model_copy(update={"max_cloud_gap": 0.5})
-    assert order(decided(score(0.2, known=False), SMALL, MINI, BIG, policy=policy))[0] == "big"
-    assert order(decided(score(0.2), SMALL, MINI, replace(BIG, usd=None), policy=policy))[0] == "big"
+    assert order(decided(score(0.2, known=False), SMALL, BIG, MINI, policy=policy))[0] == "big"
+    assert order(decided(score(0.2), SMALL, replace(BIG, usd=None), MINI, policy=policy))[0] == "big"
+
+
+@pytest.mark.parametrize("first", [MINI, replace(MINI, measured=False), replace(MINI, usd=None)])
+def test_without_a_budget_the_baseline_changes_neither_the_order_nor_the_choice(first: Candidate) -> None:
+    baseline_second = (SMALL, first, BIG)
+    assert order(decided(score(0.2), *baseline_second, policy=GAPS)) == ["mini", "big", "small"]
+    assert order(decided(score(0.2, known=False), *baseline_second, policy=GAPS))[0] == "mini"
+    # The local model is near enough to the first cloud model, and would not be to the baseline.
+    scored = Score({"small": 0.6, "mini": 0.7, "big": 0.9}, "knowledge", 0.3)
+    found = decided(scored, *baseline_second, policy=GAPS)
+    assert (order(found), found.code) == (["small", "mini", "big"], "local_likely_right")
 
 
 def test_under_a_risk_budget_no_other_cloud_model_takes_the_baselines_place() -> None:

@@ -244,7 +244,7 @@ async def test_a_session_stays_with_the_model_that_has_its_prefix(
 
 
 @pytest.mark.parametrize("name", ["strong", "weak", "my-own-model"])
-async def test_a_model_that_nobody_measured_does_not_take_the_baselines_place(
+async def test_a_model_that_nobody_measured_does_not_take_the_firsts_place(
     opened: Open, cloud: LoopbackCloud, name: str
 ) -> None:
     gateway = opened(None, **two_clouds(cloud, second=name))

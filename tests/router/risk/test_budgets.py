@@ -56,7 +56,7 @@ def test_a_budget_that_is_met_allows_what_its_thresholds_say(
     assert 0.2 < found.local_share < 0.6
     assert found.loss < found.bound <= 0.02
     rows = made.rows(
-        scorer().prior,
+        made.success_out_of_fold(made.prior(scorer().prior)),
         scorer().abilities["strong"],
         usd=(np.zeros(3000, np.float32), np.ones(3000, np.float32)),
     )
@@ -204,6 +204,15 @@ def test_prices_choose_the_settings_that_cost_least(tmp_path: Path) -> None:
     found = load(make(tmp_path, models=models, tight=0.05)).controls["tight"][MODEL]
     assert found.thresholds is None
     assert "save nothing" in found.reason
+
+
+def test_a_calibrated_models_ability_is_placed_from_the_prior_that_its_rows_ask_for(tmp_path: Path) -> None:
+    made = simulated(600)
+    made.save(calibration_path(tmp_path, MODEL))
+    chosen = made.prior(scorer().prior)
+    ability = load(make(tmp_path)).abilities[MODEL]
+    assert ability.to_dict() == made.ability(chosen).to_dict()
+    assert ability.to_dict() != made.ability(scorer().prior).to_dict()
 
 
 def test_where_the_baselines_price_is_unknown_calls_are_counted(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from smallfirst.router.risk.calibration import FOLDS, calibration_path
 
 def rows_of(of: Calibration, *, baseline: str = "strong") -> CalibrationRows:
     usd = np.zeros(len(of), np.float32), np.ones(len(of), np.float32)
-    return of.rows(scorer().prior, scorer().abilities[baseline], usd=usd)
+    return of.rows(of.success_out_of_fold(of.prior(scorer().prior)), scorer().abilities[baseline], usd=usd)
 
 
 @pytest.mark.parametrize("baseline", ["gpt-4.1", None])
@@ -62,7 +62,7 @@ def test_slashes_in_names_are_no_folders(tmp_path: Path) -> None:
 
 def test_the_ability_is_placed_on_all_rows() -> None:
     made = simulated(2000)
-    ability = made.ability(scorer().prior)
+    ability = made.ability(made.prior(scorer().prior))
     assert (ability.model, ability.rows) == (MODEL, 2000)
     p = ability.success(made.skills)
     assert p.mean() == pytest.approx(made.success.mean(), abs=0.01)
@@ -72,7 +72,7 @@ def test_the_ability_is_placed_on_all_rows() -> None:
 def test_a_rows_probability_is_that_of_an_ability_placed_without_it() -> None:
     # Success that nothing explains: who has not seen the row cannot know it.
     made = simulated(400, slope=0.0)
-    prior = scorer().prior
+    prior = made.prior(scorer().prior)
     seen, unseen = made.ability(prior).success(made.skills), made.success_out_of_fold(prior)
     assert np.corrcoef(unseen, made.success)[0, 1] < np.corrcoef(seen, made.success)[0, 1] - 0.05
     flipped = replace(made, success=np.where(np.arange(400) == 7, 1 - made.success, made.success))
@@ -93,7 +93,8 @@ def test_rows_are_what_the_risk_budgets_method_takes() -> None:
     made = simulated(300, baseline="gpt-4.1")
     rows = rows_of(made)
     strong = scorer().abilities["strong"].success(made.skills)
-    assert rows.gap == pytest.approx(strong - made.success_out_of_fold(scorer().prior), abs=1e-6)
+    success = made.success_out_of_fold(made.prior(scorer().prior))
+    assert rows.gap == pytest.approx(strong - success, abs=1e-6)
     assert rows.local.tolist() == made.success.tolist()
     assert rows.baseline.tolist() == made.baseline_success.tolist()
     assert (rows.local_usd.sum(), rows.baseline_usd.sum()) == (0, 300)

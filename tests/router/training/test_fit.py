@@ -14,6 +14,7 @@ from smallfirst.router.scoring.embedding import FloatArray, TokenEmbedding
 from smallfirst.router.scoring.features import FeatureReader
 from smallfirst.router.training import fit
 from smallfirst.router.training.placing import Placed, with_models
+from smallfirst.router.training.prepare import Matrix, principal_axes, read_matrix, targets_of
 from smallfirst.router.training.rows import TrainingRow
 from smallfirst.router.training.train import head_figures
 from smallfirst.router.wire import ChatRequest
@@ -58,7 +59,7 @@ class Fitted:
     """A classifier and what it was fitted on."""
 
     model: Classifier
-    matrix: fit.Matrix
+    matrix: Matrix
     rows: list[TrainingRow]
     axes: FloatArray
     reader: FeatureReader
@@ -72,9 +73,9 @@ class Fitted:
 def fitted() -> Fitted:
     reader = FeatureReader(TokenEmbedding.load())
     made = rows()
-    matrix = fit.read_matrix(made, reader, 32_000)
-    axes = fit.principal_axes(matrix)
-    model = fit.fit(matrix, fit.targets_of(made, HEADS), np.arange(len(made)), axes)
+    matrix = read_matrix(made, reader, 32_000)
+    axes = principal_axes(matrix)
+    model = fit.fit(matrix, targets_of(made, HEADS), np.arange(len(made)), axes)
     return Fitted(model, matrix, made, axes, reader)
 
 
@@ -144,9 +145,9 @@ def test_a_classifier_is_read_back_with_its_models(fitted: Fitted, tmp_path: Pat
 
 def test_a_row_without_an_outcome_teaches_a_head_nothing(fitted: Fitted) -> None:
     seen = np.arange(200)
-    known = fit.targets_of(fitted.rows, HEADS)
+    known = targets_of(fitted.rows, HEADS)
     blind = [replace(one, outcomes={}) if at >= 200 else one for at, one in enumerate(fitted.rows)]
-    targets = fit.targets_of(blind, HEADS)
+    targets = targets_of(blind, HEADS)
     assert np.isnan(targets.success[200:]).all()
     whole = fit.fit(fitted.matrix, targets, np.arange(240), fitted.axes)
     part = fit.fit(fitted.matrix, known, seen, fitted.axes)
@@ -156,7 +157,7 @@ def test_a_row_without_an_outcome_teaches_a_head_nothing(fitted: Fitted) -> None
 
 
 def test_fitting_again_gives_the_same(fitted: Fitted) -> None:
-    again = fit.fit(fitted.matrix, fit.targets_of(fitted.rows, HEADS), np.arange(240), fitted.axes)
+    again = fit.fit(fitted.matrix, targets_of(fitted.rows, HEADS), np.arange(240), fitted.axes)
     for name in ("linear", "leaves", "difficulty", "centres"):
         assert np.array_equal(getattr(again, name), getattr(fitted.model, name)), name
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from smallfirst.evals.out_of_fold import predicted
 from smallfirst.evals.outcome_files import Outcome
-from smallfirst.evals.routing import predicted, routing_report
+from smallfirst.evals.routing import routing_report
 from smallfirst.router.cli.train import train
 from smallfirst.router.scoring import Scorer
 from smallfirst.router.scoring.features import NAMES
