@@ -8,7 +8,9 @@ from pathlib import Path
 
 import click
 
+from .train_cache import cache
 from .train_classifier import classifier
+from .train_volatility import volatility
 
 
 @click.group(
@@ -91,3 +93,5 @@ def train(
 
 
 train.add_command(classifier)
+train.add_command(cache)
+train.add_command(volatility)

@@ -23,6 +23,12 @@ def data_folder(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(environ.get(DATA_VARIABLE) or DATA_DEFAULT)
 
 
+def data_file(path: Path) -> Path:
+    """Return the file, or the one of this name in the folder of the evaluation data."""
+    found = data_folder() / path
+    return found if not path.exists() and found.exists() else path
+
+
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """Yield the rows of a file in its order.
 

@@ -1,0 +1,269 @@
+"""What differs between two texts: the columns that the decision "same answer" is learned from.
+
+Words are aligned; what counts is what stays without a partner. Every column has a direction: more of a difference can
+only lower the probability, whatever the training rows say (`DIRECTIONS`). No column says what the texts share, how near
+their vectors are, or how long they are: nothing of that can be traded against a difference, so that one other word in a
+long shared text weighs as much as in a short one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..scoring.embedding import FloatArray
+from .alignment import Told, align
+from .likeness import SYNONYM, nearness
+from .repair import MOST_REPAIRS, Edit, repair
+from .words import Word, WordLists
+
+# With more telling words without a partner on one side, texts are refused without comparing these.
+MOST_ALONE = 12
+# What kinds of words tell what a text is about.
+TELLING = ("content", "code", "number")
+# A question word stands among so many first words of a question.
+QUESTION_STARTS = 3
+# "… with a pool, no pets".
+HAVING = frozenset({"with", "have", "has", "having", "contain", "contains", "include", "includes", "without"})
+# In longer texts, what stands far before the question word is mostly told, not asked.
+LONGEST_QUESTION = 20
+# Who asks for something to be done names himself or whom he asks.
+REQUESTING = frozenset({"i", "me", "my", "we", "us", "our", "you", "your", "please"})
+
+COLUMNS: tuple[tuple[str, int], ...] = (
+    ("unordered", -1),
+    ("longer", -1),
+    ("numbers_moved", -1),
+    ("negation", -1),
+    ("antonyms", -1),
+    ("quantity", -1),
+    ("unit", -1),
+    ("ask", -1),
+    ("modal", -1),
+    ("relation", -1),
+    ("function", -1),
+    ("code", -1),
+    ("symbols", -1),
+    ("names", -1),
+    ("alone_more", -1),
+    ("alone_fewer", -1),
+    ("unlike_more", -1),
+    ("unlike_fewer", -1),
+    ("worst", -1),
+    ("worst_fewer", -1),
+    ("chunk", 1),
+    ("moved", -1),
+    ("relation_moved", -1),
+    ("exchanged", -1),
+    ("inflected", -1),
+    ("case", -1),
+    ("taken_back", -1),
+    ("weak_edit", -1),
+)
+NAMES = tuple(name for name, _ in COLUMNS)
+DIRECTIONS = tuple(direction for _, direction in COLUMNS)
+# Raise when what a column means changes: an artefact is bound to it.
+VERSION = 5
+
+
+def features_hash(lists: WordLists) -> str:
+    """Name what an artefact was trained for: the columns, their version, and the word lists."""
+    told = repr((VERSION, COLUMNS)).encode() + lists.source
+    return hashlib.blake2b(told, digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """A text read into words.
+
+    Attributes:
+        words: As `Lexicon.words` gives them.
+        forms: The same, as written.
+        edits: Where the speaker may have corrected himself.
+        one_case: Whether the case of its letters says nothing: all small, or all capitals.
+    """
+
+    words: tuple[Word, ...]
+    forms: tuple[str, ...]
+    edits: tuple[Edit, ...]
+    one_case: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Differences:
+    """The columns of a pair.
+
+    Attributes:
+        columns: In the order of `NAMES`.
+        refused: Whether nothing else counts: the texts name different numbers, share too little, say the same words
+            of one another ("from Paris to London"), or ask about spelling and differ in it.
+    """
+
+    columns: FloatArray
+    refused: bool
+
+
+REFUSED = Differences(np.zeros(len(NAMES), np.float32), True)
+
+
+def differences(a: Reading, b: Reading) -> Differences:
+    """Compare two texts; the same in both directions.
+
+    Args:
+        a: One text.
+        b: The other one.
+    """
+    if (len(b.words), b.forms) < (len(a.words), a.forms):
+        # One order for both directions: which of two equally good alignments is found depends on it.
+        a, b = b, a
+    told = Told()
+    (words_a, forms_a), (words_b, forms_b) = (list(a.words), list(a.forms)), (list(b.words), list(b.forms))
+    if forms_a != forms_b and (_literal(words_a) or _literal(words_b)):
+        return REFUSED
+    if a.edits or b.edits:
+        _repaired(words_a, forms_a, a.edits, words_b, told)
+        _repaired(words_b, forms_b, b.edits, words_a, told)
+    numbers_a = {w.text for w in words_a if w.kind == "number"}
+    if numbers_a != {w.text for w in words_b if w.kind == "number"}:
+        return REFUSED
+    alone_a, alone_b = align(words_a, words_b, told)
+    telling_a = sum(words_a[at].kind in TELLING for at in alone_a)
+    telling_b = sum(words_b[at].kind in TELLING for at in alone_b)
+    if max(telling_a, telling_b) > MOST_ALONE:
+        return REFUSED
+    if not (a.one_case or b.one_case):
+        told.case = _case_changed(forms_a, forms_b)
+    if alone_a or alone_b:
+        _compare((words_a, forms_a, alone_a), (words_b, forms_b, alone_b), told)
+    told.longer = abs(len(words_a) - len(words_b))
+    columns = np.array([getattr(told, name) for name in NAMES], np.float32)
+    turned = told.relation_moved or told.exchanged or told.numbers_moved
+    return Differences(columns, bool(turned))
+
+
+def _literal(words: list[Word]) -> bool:
+    """Whether a text asks about how something is written: then a slip or a capital may be what it is about."""
+    return any(word.literal for word in words)
+
+
+def _repaired(
+    words: list[Word], forms: list[str], edits: Sequence[Edit], other: Sequence[Word], told: Told
+) -> None:
+    """Take what the speaker took back out of a text, in place."""
+    towards = [w.stem for w in other]
+    edits = [e for e in edits if not _quoted(words, e) and (not e.weak or _asks(words, e))]
+    for _ in range(MOST_REPAIRS):
+        done = repair([w.stem for w in words], edits, towards) if edits else None
+        if done is None:
+            break
+        told.taken_back += len(words) - len(done.kept)
+        words[:] = [words[at] for at in done.kept]
+        forms[:] = [forms[at] for at in done.kept]
+        told.weak_edit = max(told.weak_edit, float(done.weak))
+        # What a second repair would take back stands before the first one's place.
+        edits = [e for e in edits if e.end <= done.before]
+
+
+def _quoted(words: list[Word], edit: Edit) -> bool:
+    """Whether the words of an edit are what is asked about: "What does sorry mean?" takes nothing back."""
+    if words[edit.end].quoting:
+        return True
+    before = words[max(0, edit.start - 2) : edit.start]
+    return bool(before) and (before[-1].quoting or (before[-1].kind == "function" and before[0].quoting))
+
+
+def _asks(words: list[Word], edit: Edit) -> bool:
+    """Whether a text is a question for a fact: there a "no" mostly takes back.
+
+    In a request it mostly does not: "Find me a hotel with a pool, no pets".
+    """
+    if any(word.text in HAVING for word in words[max(0, edit.start - 3) : edit.start]):
+        return False
+    if words[edit.end].ask or any(word.ask for word in words[:QUESTION_STARTS]):
+        return True
+    if len(words) > LONGEST_QUESTION or any(word.text in REQUESTING for word in words):
+        return False
+    return any(word.ask for word in words)
+
+
+def _compare(
+    a: tuple[list[Word], list[str], list[int]], b: tuple[list[Word], list[str], list[int]], told: Told
+) -> None:
+    """Count what stays without a partner, by what it is.
+
+    Args:
+        a: Words of one text, as they are compared and as written, and the places of those without a partner.
+        b: The same of the other text.
+        told: Where it is counted.
+    """
+    _count_classes([a[0][at] for at in a[2]], [b[0][at] for at in b[2]], told)
+    negations = [sum(word.negation for word in words) for words, _, _ in (a, b)]
+    told.negation = max(told.negation, abs(negations[0] - negations[1]))
+    content_a, content_b = (
+        [at for at in alone if words[at].kind in TELLING and not words[at].filler]
+        for words, _, alone in (a, b)
+    )
+    if not content_a and not content_b:
+        return
+    left_a, left_b = [a[0][at] for at in content_a], [b[0][at] for at in content_b]
+    near_a, near_b = nearness(left_a, left_b, told)
+    sides = []
+    for (words, forms, _), places, near in ((a, content_a, near_a), (b, content_b, near_b)):
+        gaps = [words[at].weight * (1 - x) for at, x in zip(places, near, strict=True)]
+        told.names += sum(
+            x < SYNONYM and at > 0 and forms[at][0].isupper() for at, x in zip(places, near, strict=True)
+        )
+        sides.append((sum(words[at].weight for at in places), sum(gaps), max(gaps, default=0.0)))
+    (alone_1, unlike_1, worst_1), (alone_2, unlike_2, worst_2) = sides
+    told.alone_fewer, told.alone_more = sorted((alone_1, alone_2))
+    told.unlike_fewer, told.unlike_more = sorted((unlike_1, unlike_2))
+    told.worst_fewer, told.worst = sorted((worst_1, worst_2))
+    told.chunk = _chunk(left_a, left_b)
+
+
+def _count_classes(left_a: list[Word], left_b: list[Word], told: Told) -> None:
+    negations = [0, 0]
+    asks: list[set[str]] = [set(), set()]
+    for side, left in enumerate((left_a, left_b)):
+        for word in left:
+            if word.filler:
+                continue
+            if word.negation:
+                negations[side] += 1
+            elif word.quantity:
+                told.quantity += 1
+            elif word.unit:
+                told.unit += 1
+            elif word.ask:
+                asks[side].add(word.text)
+            elif word.modal:
+                told.modal += 1
+            elif word.relation:
+                told.relation += 1
+            elif word.kind == "function":
+                told.function += 1
+            elif word.kind == "code":
+                told.code += 1
+            elif word.kind == "symbol":
+                told.symbols += 1
+    told.negation = abs(negations[0] - negations[1])
+    told.ask = len(asks[0] ^ asks[1])
+
+
+def _chunk(left_a: list[Word], left_b: list[Word]) -> float:
+    """Cosine of what is left of the two texts as a whole; 0 where one has nothing left."""
+    if not left_a or not left_b:
+        return 0.0
+    x = np.add.reduce([w.tokens[0] for w in left_a])
+    y = np.add.reduce([w.tokens[0] for w in left_b])
+    return float(x @ y / max(np.sqrt((x @ x) * (y @ y)), 1e-6))
+
+
+def _case_changed(forms_a: list[str], forms_b: list[str]) -> int:
+    """How many words at the same place differ in case alone, behind the first; only for texts of equal length."""
+    if len(forms_a) != len(forms_b):
+        return 0
+    return sum(x != y and x.lower() == y.lower() for x, y in zip(forms_a[1:], forms_b[1:], strict=True))
