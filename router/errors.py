@@ -10,6 +10,7 @@ SmallfirstError
     ├── ModelNotFound           404: no model or policy of that name
     ├── RequestNotFound         404: no request of that id among the caller's own
     ├── LedgerUnavailable       503: the ledger was to be read for the caller, and cannot be
+    ├── CacheUnavailable        503: the cache was to be emptied, and its store does not answer
     ├── BodyTooLarge            413: over `limits.max_body_bytes`
     ├── CannotServe             no model may or can serve it (privacy, capability, context length)
     └── ModelError              a model was asked and failed
@@ -101,6 +102,17 @@ class LedgerUnavailable(RequestError):
     @property
     def retry_after(self) -> float | None:
         """A locked file is free again soon."""
+        return 5.0
+
+
+class CacheUnavailable(RequestError):
+    """The cache was to be emptied for the caller, and its store does not answer. Requests never fail for it."""
+
+    status, code = 503, "cache_unavailable"
+
+    @property
+    def retry_after(self) -> float | None:
+        """A restarted store is back soon."""
         return 5.0
 
 

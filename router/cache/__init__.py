@@ -1,25 +1,21 @@
-"""The exact cache: one door, two stores behind it."""
+"""The cache: answers by key and by likeness behind one door, with two stores; see docs/cache.md."""
 
 from __future__ import annotations
 
 from ..settings import CacheSettings
 from .base import Cache, CachedReply, CacheStats
-from .key import cache_key, key_prefix
+from .key import Identity, key_prefix
 from .memory import MemoryCache
 from .replay import ChunkCollector, replay
-from .rules import entry_ttl, may_read, may_store
 
 __all__ = [
     "Cache",
     "CacheStats",
     "CachedReply",
     "ChunkCollector",
+    "Identity",
     "MemoryCache",
-    "cache_key",
-    "entry_ttl",
     "key_prefix",
-    "may_read",
-    "may_store",
     "open_cache",
     "replay",
 ]

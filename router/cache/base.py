@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
+
+from ..scoring.embedding import FloatArray
+from .key import CLAIM, PARTITION
+
+# Entries that are compared with a request. The right one is nearly always among the first three.
+NEAREST = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +35,102 @@ class CacheStats:
     healthy: bool = True
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where a request stands among those it may be compared with.
+
+    Attributes:
+        partition: Key of the set that holds them (see `Identity.partition`); begins with tenant and namespace.
+        vector: Embedding of the last message, length 1, shape (256,).
+    """
+
+    partition: str
+    vector: FloatArray
+
+    @property
+    def prefix(self) -> str:
+        """What the keys of all entries begin with that may be found here."""
+        return self.partition[: self.partition.rfind(":") + 1]
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the vector has a direction: that of a text without tokens has none."""
+        return abs(float(self.vector @ self.vector) - 1) < 0.01
+
+    def check(self, key: str) -> None:
+        """Check that a key is of the same tenant and namespace.
+
+        Raises:
+            ValueError: It is not.
+        """
+        if not key.startswith(self.prefix):
+            raise ValueError("the key and the place of an entry are not of the same tenant and namespace")
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """An entry near a place.
+
+    Attributes:
+        key: Its exact key.
+        value: What is kept under it.
+        similarity: Cosine of the two vectors, in [-1, 1].
+    """
+
+    key: str
+    value: bytes
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a look-up found: the exact entry, or else the nearest ones, most similar first."""
+
+    value: bytes | None = None
+    nearest: tuple[Neighbour, ...] = ()
+
+
 class Cache(Protocol):
-    """A store of answers. Neither `get` nor `set` ever raises for the store's own trouble: that is a miss, counted."""
+    """A store of answers.
+
+    None of its methods but `delete` ever raises for the store's own trouble: that is a miss, counted.
+    """
 
     @property
     def name(self) -> str:
         """`memory` or `redis`."""
         ...
 
-    async def get(self, key: str) -> bytes | None:
-        """Return the value, or None where there is none (any more)."""
+    @property
+    def finds_similar(self) -> bool:
+        """Whether entries are found by their place, as far as is known; False where the store cannot."""
         ...
 
-    async def set(self, key: str, value: bytes, *, ttl: float) -> None:
-        """Keep a value for `ttl` seconds."""
+    async def start(self) -> None:
+        """Find out what the store can do, and say so in the log where that is less than all. May be left out."""
+        ...
+
+    async def find(
+        self, key: str, place: Callable[[], Place | None] | None = None, *, count: int = NEAREST
+    ) -> Found:
+        """Return the value under a key; where there is none (any more), the entries nearest to a place.
+
+        Args:
+            place: Asked only where there is no exact entry, as making a place costs time; None where it returns None.
+            count: The most entries to return.
+        """
+        ...
+
+    async def set(self, key: str, value: bytes, *, ttl: float, place: Place | None = None) -> None:
+        """Keep a value for `ttl` seconds; with a place, others find it there."""
+        ...
+
+    async def remove(self, key: str, partition: str | None = None) -> None:
+        """Forget one entry, and its place in a partition."""
+        ...
+
+    async def claim(self, key: str, *, ttl: float) -> bool:
+        """Return whether this is the first claim of a key for `ttl` seconds; False where the store cannot tell."""
         ...
 
     async def delete(self, tenant: str, namespace: str | None = None) -> int:
@@ -57,6 +146,11 @@ class Cache(Protocol):
         ...
 
 
+def is_answer(key: str) -> bool:
+    """Whether a key is that of an entry, and not of a partition or a claim."""
+    return key[key.rfind(":") + 1 :][:1] not in (PARTITION, CLAIM)
+
+
 class CachedReply(msgspec.Struct, frozen=True):
     """A stored answer.
 
@@ -66,6 +160,8 @@ class CachedReply(msgspec.Struct, frozen=True):
         tier: `local` or `cloud`.
         cost_usd: What it cost then; None where unknown.
         created: Unix seconds.
+        asked: The last message of the request, where others may be compared with it; else empty.
+        fresh_until: Unix seconds; from then on it is served only while it is asked again. None: it stays fresh.
     """
 
     body: dict[str, Any]
@@ -73,6 +169,8 @@ class CachedReply(msgspec.Struct, frozen=True):
     tier: str
     cost_usd: float | None
     created: float
+    asked: str = ""
+    fresh_until: float | None = None
 
     def encode(self) -> bytes:
         """Return it as bytes."""

@@ -43,6 +43,23 @@ def entry_ttl(request: ChatRequest, default: float) -> float:
     return min(control.ttl if control is not None and control.ttl is not None else default, MAX_TTL)
 
 
+def offers_tools(request: ChatRequest) -> bool:
+    """Whether the answer may be a tool call."""
+    return bool(request.fields.tools) and request.fields.tool_choice != "none"
+
+
+def has_calls(body: Mapping[str, Any]) -> bool:
+    """Whether an answer calls tools."""
+    messages = [choice.get("message") or {} for choice in body.get("choices") or ()]
+    return any(message.get("tool_calls") or message.get("function_call") for message in messages)
+
+
+def is_data(request: ChatRequest) -> bool:
+    """Whether the answer puts the user's words into a form that the caller gave: a label, fields."""
+    form = request.fields.response_format
+    return form is not None and form.type != "text"
+
+
 def _is_repeatable(request: ChatRequest) -> bool:
     """Whether one answer can stand for the next.
 

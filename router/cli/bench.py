@@ -11,14 +11,16 @@ import click
 import msgspec
 
 from ..settings import Settings
+from .bench_cache import cache
 from .bench_local import local
 
 
 @click.group()
 def bench() -> None:
-    """Measure the speed of the gateway and of its local models."""
+    """Measure the speed of the gateway, of its cache and of its local models."""
 
 
+bench.add_command(cache)
 bench.add_command(local)
 
 

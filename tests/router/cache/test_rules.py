@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from smallfirst.router.cache import entry_ttl, may_read, may_store
+from smallfirst.router.cache.rules import entry_ttl, may_read, may_store
 from smallfirst.router.errors import InvalidRequest
 from smallfirst.router.wire import ChatRequest
 
