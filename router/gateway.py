@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,8 @@ from smallfirst.policies import Attempt, Decision
 
 from .answer import Answer, AnswerStream, Receipt
 from .billing import Answered, Billing
-from .cache import Cache, CachedReply, cache_key, entry_ttl, may_read, may_store, open_cache, replay
+from .cache import Cache, CachedReply, open_cache, replay
+from .cache.recall import Recall
 from .classification.model import ClassifierModel
 from .classification.request import ClassifyFields, chat_body, result_of
 from .classification.request import parse as parse_classify
@@ -34,10 +35,13 @@ from .models import make_models
 from .models.base import Embedder, Model
 from .prices import PriceList
 from .relay import Relay
+from .reuse import Reuse
 from .risk import Budgets
 from .routing import AUTO, Routing
 from .running import Runner
 from .scoring import Scorer
+from .semantic.equivalence import Equivalence
+from .semantic.volatility import Volatility
 from .settings import LocalModelSettings, Settings
 from .settings_file import find_settings_file, load_settings
 from .shadow import Shadow
@@ -99,7 +103,7 @@ class Gateway:
             specialists=specialists,
             tightened=self.drift.tightened,
         )
-        self.cache: Cache | None = open_cache(self.settings.cache)
+        self.reuse = self._open_cache(scorer)
         self.ledger = Ledger(self.settings.ledger)
         self.metrics = Metrics(lambda: gauges(self))
         self.billing = Billing(self.settings, self.prices, self.routing.count_tokens)
@@ -115,8 +119,25 @@ class Gateway:
         self._runner = Runner(self.models, self.health, self.billing)
         self._started = False
         self.model_states = dict.fromkeys(self.models, "not loaded")
-        # Cache writes that go on after the answer was given; kept here so that they are not collected midway.
-        self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def cache(self) -> Cache | None:
+        """The cache's store; None where it is switched off."""
+        return None if self.reuse is None else self.reuse.recall.cache
+
+    def _open_cache(self, scorer: Scorer) -> Reuse | None:
+        settings = self.settings.cache
+        cache = open_cache(settings)
+        if cache is None:
+            return None
+        embedding = scorer.embedding
+        recall = Recall(
+            cache,
+            settings,
+            equivalence=Equivalence.load(embedding),
+            volatility=Volatility.load(embedding),
+        )
+        return Reuse(recall, settings, tightened=self.drift.tightened, again=self._ask_again)
 
     def _watch(self) -> DriftMonitor:
         budgets = self.settings.risk_budgets
@@ -154,6 +175,8 @@ class Gateway:
 
     async def load_models(self) -> None:
         """Load and connect every model ahead of the first request; a model that fails is tried again when asked."""
+        if self.cache is not None:
+            await self.cache.start()
         await asyncio.gather(*(self._load(name, model) for name, model in self.models.items()))
 
     async def _load(self, name: str, model: Model) -> None:
@@ -168,12 +191,10 @@ class Gateway:
 
     async def aclose(self) -> None:
         """Finish cache writes, free models and flush the ledger. Safe to call twice; a later request opens it again."""
-        if self._background:
-            await asyncio.wait(self._background, timeout=1.0)
         await self.shadow.aclose()
+        if self.reuse is not None:
+            await self.reuse.aclose()
         await asyncio.gather(*(model.aclose() for model in self._own_models.values()))
-        if self.cache is not None:
-            await self.cache.aclose()
         await asyncio.to_thread(self.ledger.close)
         self._started = False
 
@@ -284,7 +305,18 @@ class Gateway:
             LedgerUnavailable: The request is not a recent one, and the ledger cannot be read.
         """
         self.start()
-        return await self.ratings.take(request_id, score, tenant=tenant, comment=comment)
+        number = await self.ratings.take(request_id, score, tenant=tenant, comment=comment)
+        if self.reuse is not None:
+            self.reuse.rated(tenant, request_id, number)
+        return number
+
+    async def forget(self, *, tenant: str = "default", namespace: str | None = None) -> int:
+        """Forget a tenant's cached answers, or those of one namespace; returns how many there were.
+
+        Raises:
+            CacheUnavailable: The store does not answer, so that they may still be there.
+        """
+        return 0 if self.reuse is None else await self.reuse.forget(tenant, namespace)
 
     async def embed(self, model: str, texts: Sequence[str]) -> tuple[list[list[float]], int]:
         """Return a vector of length 1 for each text, and how many tokens they have together.
@@ -334,25 +366,18 @@ class Gateway:
         except asyncio.CancelledError:
             self._record(journey, "cancelled")
             raise
+        except BaseException:
+            # A bug of ours must not keep others waiting.
+            self._land(journey)
+            raise
+
+    def _land(self, journey: Journey) -> None:
+        if self.reuse is not None:
+            self.reuse.ended(journey)
 
     async def _recall(self, journey: Journey) -> CachedReply | None:
-        """Look the request up; sets `journey.cache`."""
-        if self.cache is None:
-            return None
-        if not may_read(journey.request):
-            journey.cache = "bypass"
-            return None
-        stored = await self.cache.get(cache_key(journey.request, target=journey.target.fingerprint))
-        cached = CachedReply.decode(stored) if stored is not None else None
-        if (
-            cached is not None
-            and cached.tier == "local"
-            and self.drift.tightened(journey.target.policy.name) > 0
-        ):
-            # It was given by thresholds that turned out to lose too much.
-            cached = None
-        journey.cache = "miss" if cached is None else "exact"
-        return cached
+        """Look for an answer that was given before; sets `journey.cache`."""
+        return None if self.reuse is None else (await self.reuse.find(journey)).reply
 
     async def _run(self, journey: Journey, form: Form[T]) -> Answered[T]:
         """Decide, then ask the models of the plan."""
@@ -381,20 +406,19 @@ class Gateway:
     def store(self, journey: Journey, attempt: Attempt, body: dict[str, Any], cost_usd: float | None) -> None:
         """Keep a whole, successful answer, and perhaps compare it with the baseline's, off the caller's path."""
         assert journey.plan is not None
-        self.shadow.consider(journey, attempt, body)
-        plan = journey.plan
-        degraded = journey.fallback_reason is not None or plan.decision.code in _DEGRADED
-        if self.cache is None or degraded or not may_store(journey.request, body):
-            return
-        key = cache_key(journey.request, target=journey.target.fingerprint)
-        value = CachedReply(body, attempt.model, attempt.tier, cost_usd, time.time()).encode()
-        ttl = entry_ttl(journey.request, self.settings.cache.ttl)
-        self._in_background(self.cache.set(key, value, ttl=ttl))
+        if journey.kind == "request":
+            self.shadow.consider(journey, attempt, body)
+        degraded = journey.fallback_reason is not None or journey.plan.decision.code in _DEGRADED
+        if self.reuse is not None and not degraded:
+            self.reuse.keep(journey, attempt, body, cost_usd)
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+    async def _ask_again(self, journey: Journey) -> Answer:
+        """Ask a request again that was answered from the cache; nobody waits for it. Its answer is kept."""
+        again = journey.again(journey.request.unstreamed())
+        with self._recorded(again):
+            await self._recall(again)
+            answered = await self._run(again, _WHOLE)
+        return self._answer(again, answered)
 
     def finish_stream(
         self, journey: Journey, receipt: Receipt, status: Status, error: RequestError | None
@@ -414,6 +438,7 @@ class Gateway:
         model: str | None = None,
         overhead_ms: float | None = None,
     ) -> None:
+        self._land(journey)
         if overhead_ms is None:
             overhead_ms = max(0.0, time.perf_counter() - journey.begun - journey.model_seconds) * 1000
         entry = journey.entry(

@@ -20,6 +20,7 @@ class Hints:
 
     Attributes:
         session: Requests of one conversation share it.
+        session_derived: Whether nobody named it: it is made of how the conversation begins.
         privacy: `local` where the data may not leave the house.
     """
 
@@ -28,6 +29,7 @@ class Hints:
     step: str | None = None
     tags: tuple[str, ...] = ()
     privacy: Literal["any", "local"] = "any"
+    session_derived: bool = False
 
 
 def read_hints(request: ChatRequest) -> Hints:
@@ -37,11 +39,14 @@ def read_hints(request: ChatRequest) -> Hints:
         InvalidRequest: The privacy header has an unknown value: guessing could leak.
     """
     metadata = request.fields.metadata
+    named = _named_session(request)
+    session, derived = named or _beginning(request), named is None
     if metadata is None:
-        return Hints(session=_session(request), privacy=_privacy(request))
+        return Hints(session, privacy=_privacy(request), session_derived=derived)
     tags = [metadata.tags] if isinstance(metadata.tags, str) else metadata.tags or []
     return Hints(
-        session=_session(request),
+        session,
+        session_derived=derived,
         agent=_label(metadata.agent),
         step=_label(metadata.step),
         tags=tuple(_label(tag) or "" for tag in tags[:MAX_TAGS]),
@@ -66,8 +71,8 @@ def _privacy(request: ChatRequest) -> Literal["any", "local"]:
     return "local" if asked else "any"
 
 
-def _session(request: ChatRequest) -> str:
-    """The first that is given of the fields that name a session, else a hash of how the conversation began."""
+def _named_session(request: ChatRequest) -> str | None:
+    """The first that is given of the fields that name a session."""
     fields = request.fields
     given = (
         request.headers.get("x-session-id")
@@ -76,7 +81,7 @@ def _session(request: ChatRequest) -> str:
         or fields.previous_response_id
         or fields.user
     )
-    return given[:MAX_LABEL] if given else _beginning(request)
+    return given[:MAX_LABEL] if given else None
 
 
 def _beginning(request: ChatRequest) -> str:

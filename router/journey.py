@@ -11,10 +11,12 @@ from typing import Literal
 from smallfirst.policies import Attempt
 
 from .answer import Receipt, Route
+from .cache.flight import Flight
+from .cache.recall import Asked
 from .errors import ModelTimeout, RequestError, StreamBroken
 from .hints import Hints
 from .ledger import AttemptRecord, Entry
-from .ledger.entry import AttemptOutcome
+from .ledger.entry import AttemptOutcome, EntryKind
 from .prices import PriceList
 from .routing import Plan, Target
 from .settings import AnyModelSettings
@@ -29,6 +31,8 @@ class Journey:
 
     Times are `time.perf_counter()` seconds; `started_at` is Unix time. `model_seconds` is the time that somebody waited
     for a model: of two that run at once it counts one. `early` is the attempt that was asked before its turn.
+    `asked` is the request as the cache reads it, `flight` what equal requests wait for, `likeness` P(same answer) of
+    the request whose answer it was given.
     """
 
     request: ChatRequest
@@ -47,6 +51,19 @@ class Journey:
     fallback_reason: str | None = None
     escalation: str | None = None
     early: Attempt | None = None
+    kind: EntryKind = "request"
+    asked: Asked | None = None
+    flight: Flight | None = None
+    likeness: float | None = None
+
+    @property
+    def from_cache(self) -> bool:
+        """Whether it was answered from the cache."""
+        return self.cache in ("exact", "semantic")
+
+    def again(self, request: ChatRequest) -> Journey:
+        """Return the journey of a request of our own, that renews or checks what the cache gave for this one."""
+        return Journey(request, self.hints, self.target, f"refresh_{self.request_id}", kind="refresh")
 
     def failed(
         self,
@@ -106,6 +123,8 @@ class Journey:
             return self.escalation
         if self.plan is not None:
             return self.plan.decision.reason
+        if self.cache == "semantic":
+            return f"answered from the cache: asked before in other words (P {self.likeness or 0:.3f})"
         return "answered from the cache" if self.cache == "exact" else "not decided"
 
     def receipt(
@@ -148,7 +167,7 @@ class Journey:
         score = decision.score if decision else None
         usage = self.usage or Usage()
         now = time.perf_counter()
-        route = "cache" if self.cache == "exact" else self.answered_by.tier if self.answered_by else "none"
+        route = "cache" if self.from_cache else self.answered_by.tier if self.answered_by else "none"
         known = self.usage is not None and baseline is not None
         return Entry(
             request_id=self.request_id,
@@ -178,19 +197,24 @@ class Journey:
             usage_estimated=usage.estimated,
             cost_usd=self.cost_usd,
             baseline_model=baseline.name if baseline else None,
-            baseline_cost_usd=prices.price(baseline, usage) if known and baseline else None,
+            baseline_cost_usd=self._on(baseline, usage, prices) if known and baseline else None,
             cache=self.cache,
             attempts=tuple(self.attempts),
             status=status,
             error_code=error.code if error else None,
             http_status=error.status if error else 200 if status == "ok" else 499,
             stream=self.request.fields.stream,
+            kind=self.kind,
         )
+
+    def _on(self, baseline: AnyModelSettings, usage: Usage, prices: PriceList) -> float | None:
+        # Had all gone to the baseline, one of our own would not have been asked.
+        return prices.price(baseline, usage) if self.kind == "request" else 0.0
 
 
 def _reason_code(journey: Journey, error: RequestError | None) -> str:
-    if journey.cache == "exact":
-        return "cache_exact"
+    if journey.from_cache:
+        return f"cache_{journey.cache}"
     if journey.fallback_reason is not None:
         return "fallback"
     if journey.escalation is not None:

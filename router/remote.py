@@ -73,6 +73,13 @@ class RemoteGateway:
         response = await self._post(f"{self._base}/feedback", body, {}, stream=False)
         return float(msgspec.json.decode(response.content)["score"])
 
+    async def forget(self, *, tenant: str = "default", namespace: str | None = None) -> int:
+        """Forget cached answers; see `Gateway.forget`. A proxy with keys knows the tenant by the key."""
+        params = {"tenant": tenant} | ({} if namespace is None else {"namespace": namespace})
+        message = self._client.build_request("DELETE", f"{self._base}/cache", params=params)
+        response = await self._ask(message, stream=False)
+        return int(msgspec.json.decode(response.content)["deleted"])
+
     async def _send(self, request: ChatRequest, *, stream: bool) -> httpx.Response:
         return await self._post(self._url, request.body, request.headers, stream=stream)
 
@@ -85,6 +92,9 @@ class RemoteGateway:
             content=msgspec.json.encode(body),
             headers={"content-type": "application/json", **headers},
         )
+        return await self._ask(message, stream=stream)
+
+    async def _ask(self, message: httpx.Request, *, stream: bool) -> httpx.Response:
         try:
             response = await self._client.send(message, stream=stream)
             if response.status_code != httpx.codes.OK:
@@ -92,9 +102,9 @@ class RemoteGateway:
                 await response.aclose()
                 raise _error(response)
         except httpx.TimeoutException as exc:
-            raise ModelTimeout(f"The proxy at {self._url} did not answer in time.") from exc
+            raise ModelTimeout(f"The proxy at {self._base} did not answer in time.") from exc
         except httpx.TransportError as exc:
-            raise ModelUnavailable(f"The proxy at {self._url} cannot be reached: is it running?") from exc
+            raise ModelUnavailable(f"The proxy at {self._base} cannot be reached: is it running?") from exc
         return response
 
 

@@ -174,14 +174,36 @@ ModelSettings = Annotated[AnyModelSettings, Field(discriminator="kind")]
 
 
 class CacheSettings(_Section):
-    """The exact cache."""
+    """Answers that are given again: to equal requests, and to those that surely have the same answer."""
 
     enabled: bool = True
     url: SecretStr | None = Field(
         default=None, description="redis://…; default: REDIS_URL, else in this process"
     )
     ttl: float = Field(default=3600, gt=0, description="seconds")
-    max_bytes: int = Field(default=64 * 1024 * 1024, ge=0, description="of the in-process cache")
+    max_cache_error: float = Field(
+        default=0.01,
+        ge=0,
+        lt=1,
+        description="share of answers to similar requests that may be wrong; 0: to equal requests only",
+    )
+    check: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="share of answers to similar requests that are compared with a fresh one, in the background",
+    )
+    stale: float = Field(
+        default=0,
+        ge=0,
+        description="seconds beyond `ttl` that an answer is still given while it is asked again",
+    )
+    wait: float = Field(
+        default=10,
+        ge=0,
+        description="seconds from its beginning that a request under way is waited for by equal ones",
+    )
+    max_bytes: int = Field(default=64 * 1024 * 1024, ge=0, description="of the in-process store")
     timeout: float = Field(default=0.05, gt=0, description="seconds that Redis may take before it is skipped")
 
 

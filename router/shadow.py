@@ -21,7 +21,7 @@ from .models.base import Model
 from .needs import needs_of
 from .prices import PriceList
 from .settings import AnyModelSettings, Settings
-from .wire import ChatRequest, Usage
+from .wire import Usage
 
 # Comparisons at once; one more is left out, so that a burst of traffic does not become a burst of spending.
 MOST_AT_ONCE = 4
@@ -126,7 +126,7 @@ class Shadow:
         call = _Call("cancelled", guessed, started_at)
         result: Result = "cancelled"
         try:
-            reply = await self._models[baseline.name].complete(_unstreamed(journey.request))
+            reply = await self._models[baseline.name].complete(journey.request.unstreamed())
         except RequestError as exc:
             # One that went silent may have read the prompt, and that is billed.
             usage = guessed if isinstance(exc, (ModelTimeout, StreamBroken)) else Usage()
@@ -230,8 +230,3 @@ def _entry(
         error_code=code,
         http_status=call.http_status,
     )
-
-
-def _unstreamed(request: ChatRequest) -> ChatRequest:
-    body = {key: value for key, value in request.body.items() if key not in ("stream", "stream_options")}
-    return ChatRequest.parse(body, tenant=request.tenant, headers=request.headers)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from .metrics import Labelled
 
 if TYPE_CHECKING:
+    from .cache import CacheStats
     from .gateway import Gateway
+    from .reuse import Reuse
 
 
 def readiness(gateway: Gateway) -> dict[str, Any]:
@@ -35,8 +37,18 @@ def readiness(gateway: Gateway) -> dict[str, Any]:
             "lost": ledger.lost,
             "error": ledger.last_error,
         },
-        "cache": {"store": gateway.cache.name, "healthy": cache.healthy} if gateway.cache and cache else None,
+        "cache": _cache(gateway.reuse, cache) if gateway.reuse and cache else None,
         "drift": gateway.drift.report(),
+    }
+
+
+def _cache(reuse: Reuse, stats: CacheStats) -> dict[str, Any]:
+    recall = reuse.recall
+    return {
+        "store": recall.cache.name,
+        "healthy": stats.healthy,
+        "semantic": "on" if recall.similar else "off",
+        "namespaces": recall.evidence.report(),
     }
 
 
@@ -51,12 +63,24 @@ def gauges(gateway: Gateway) -> Mapping[str, tuple[str, float | Labelled]]:
         "smallfirst_shadow": ("Comparisons of local answers with the baseline's, by result", shadows),
         **gateway.drift.gauges(),
     }
-    if gateway.cache is not None:
-        stats = gateway.cache.stats()
+    if gateway.reuse is not None:
+        recall, stats = gateway.reuse.recall, gateway.reuse.recall.cache.stats()
+        checks: Labelled = {(("result", result),): float(n) for result, n in gateway.reuse.checks.items()}
+        alarms: Labelled = {(("state", state),): float(n) for state, n in recall.evidence.report().items()}
         values |= {
             "smallfirst_cache_hits": ("Answers found in the cache", float(stats.hits)),
             "smallfirst_cache_misses": ("Look-ups that found nothing", float(stats.misses)),
             "smallfirst_cache_errors": ("Failures of the cache's store", float(stats.errors)),
             "smallfirst_cache_skipped": ("Look-ups skipped while it was down", float(stats.skipped)),
+            "smallfirst_cache_damaged": ("Entries that could not be read", float(recall.damaged)),
+            "smallfirst_cache_semantic": (
+                "1 where answers are given to similar requests, too",
+                float(recall.similar),
+            ),
+            "smallfirst_cache_checks": (
+                "Answers to similar requests that were asked again, by result",
+                checks,
+            ),
+            "smallfirst_cache_namespaces": ("Namespaces where too many such answers were wrong", alarms),
         }
     return values

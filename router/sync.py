@@ -111,6 +111,10 @@ class SyncGateway:
         """Say what an answer was worth; see `Gateway.feedback`."""
         return self.run(self.gateway.feedback(request_id, score, tenant=tenant, comment=comment))
 
+    def forget(self, *, tenant: str = "default", namespace: str | None = None) -> int:
+        """Forget a tenant's cached answers, or those of one namespace; see `Gateway.forget`."""
+        return self.run(self.gateway.forget(tenant=tenant, namespace=namespace))
+
     def close(self) -> None:
         """Free models and flush the ledger; safe to call twice."""
         if self._closed:

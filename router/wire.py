@@ -265,6 +265,11 @@ class ChatRequest:
                 del body["metadata"]
         return body
 
+    def unstreamed(self) -> ChatRequest:
+        """Return the same request for an answer in one piece."""
+        body = {key: value for key, value in self.body.items() if key not in ("stream", "stream_options")}
+        return ChatRequest.parse(body, tenant=self.tenant, headers=self.headers)
+
     def with_tenant(self, tenant: str) -> ChatRequest:
         """Return the same request for another tenant."""
         return replace(self, tenant=tenant)

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 AttemptOutcome = Literal["ok", "discarded", "unused", "error", "timeout", "cancelled", "broken"]
+EntryKind = Literal["request", "shadow", "refresh"]
 
 
 class AttemptRecord(msgspec.Struct, frozen=True):
@@ -61,8 +62,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One request.
 
     Attributes:
-        kind: `request` of a caller; `shadow`: one of our own, that compares an answer with the baseline's. It costs
-            money like any other, but nobody asked for it.
+        kind: `request` of a caller, or one of our own, that costs money like any other, but nobody asked for it:
+            `shadow` compares an answer with the baseline's; `refresh` renews or checks an answer of the cache.
         started_at: Unix seconds.
         duration_ms: Until the end of the answer.
         ttft_ms: Until the first chunk of a stream.
@@ -114,7 +115,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str | None = None
     http_status: int = 200
     stream: bool = False
-    kind: Literal["request", "shadow"] = "request"
+    kind: EntryKind = "request"
 
     @property
     def saved_usd(self) -> float | None:

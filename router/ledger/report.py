@@ -37,7 +37,8 @@ class Summary:
         unknown_cost: Requests whose price is not known; they are in no sum of money.
         estimated: Requests whose token counts are our estimate.
         cost_usd: Sum of the known costs, comparisons with the baseline included.
-        shadows: Comparisons with the baseline, in the background; they are no requests, but cost money.
+        shadows: Calls of our own in the background: comparisons with the baseline, and answers of the cache asked
+            again. They are no requests, but cost money.
         shadow_usd: Their share of `cost_usd`.
         baseline_usd: What the baseline model would have cost, over requests where both costs are known.
         saved_usd: `baseline_usd` less the cost of the same requests.
@@ -242,7 +243,7 @@ def _order(summary: Summary) -> tuple[Any, ...]:
 
 def _summary(key: Mapping[str, str], all_rows: Sequence[_Row]) -> Summary:
     rows = [row for row in all_rows if row.kind == "request"]
-    shadows = [row for row in all_rows if row.kind == "shadow"]
+    shadows = [row for row in all_rows if row.kind != "request"]
     answered = [row for row in rows if row.status == "ok"]
     by_models = [row for row in answered if row.route in ("local", "cloud")]
     compared = _compared(all_rows)

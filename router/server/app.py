@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import RequestError
 from ..gateway import Gateway
-from . import chat, classify, embeddings, feedback, pages
+from . import cache, chat, classify, embeddings, feedback, pages
 from .http import Endpoint, Incoming, error_response
 
 GatewayHandler = Callable[[Gateway, Incoming], Awaitable[ASGIApp]]
@@ -24,6 +24,7 @@ _ROUTES: tuple[tuple[str, str, GatewayHandler], ...] = (
     ("POST", "/v1/embeddings", embeddings.embeddings),
     ("POST", "/v1/feedback", feedback.feedback),
     ("POST", "/v1/route", chat.route),
+    ("DELETE", "/v1/cache", cache.forget),
     ("GET", "/v1/models", pages.list_models),
     ("GET", "/metrics", pages.metrics),
 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -37,6 +37,7 @@ class Incoming:
     """One HTTP request at the edge."""
 
     headers: Headers
+    query: QueryParams
     tenant: str | None
     receive: Receive
     max_body_bytes: int
@@ -134,14 +135,16 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        response = await self._respond(Headers(scope=scope), receive)
+        response = await self._respond(scope, receive)
         if response is not None:
             await response(scope, receive, send)
 
-    async def _respond(self, headers: Headers, receive: Receive) -> ASGIApp | None:
+    async def _respond(self, scope: Scope, receive: Receive) -> ASGIApp | None:
+        headers = Headers(scope=scope)
         try:
             tenant = None if self._public else self._keys.tenant(headers)
-            return await self._handler(Incoming(headers, tenant, receive, self._max_body_bytes))
+            query = QueryParams(scope["query_string"])
+            return await self._handler(Incoming(headers, query, tenant, receive, self._max_body_bytes))
         except RequestError as exc:
             return error_response(exc)
         except ClientGone:

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 from fixtures import loopback_cloud as lc
 from fixtures.loopback_cloud import LoopbackCloud
-from fixtures.redis_server import RedisServer
 from fixtures.serving import CLOUD, EASY, HARD, LOCAL, MakeGateway
-from pydantic import SecretStr
 
 from smallfirst.router.answer import AnswerStream
 from smallfirst.router.errors import (
@@ -24,7 +22,6 @@ from smallfirst.router.errors import (
 )
 from smallfirst.router.gateway import Gateway
 from smallfirst.router.settings import CacheSettings
-from smallfirst.router.wire import ChatRequest
 
 # What the loopback cloud reports (20 in, 8 of them cached, 5 out) at gpt-4.1's prices: $2, $0.50 and $8 a million.
 CLOUD_COST = (12 * 2 + 8 * 0.5 + 5 * 8) / 1e6
@@ -38,6 +35,12 @@ def entries(gateway: Gateway) -> list[dict[str, Any]]:
         found = [dict(row) for row in connection.execute("SELECT * FROM entries ORDER BY started_at")]
     connection.close()
     return found
+
+
+async def settled(gateway: Gateway) -> None:
+    """Wait until what goes on in the background is done."""
+    assert gateway.reuse is not None
+    await gateway.reuse.settled()
 
 
 async def text_of(stream: AnswerStream) -> str:
@@ -223,81 +226,6 @@ async def test_local_tool_calls_come_back_as_tool_calls(make_gateway: MakeGatewa
     call = answer.message["tool_calls"][0]["function"]
     assert call["name"] == "get_weather"
     assert set(json.loads(call["arguments"])) == {"city"}
-
-
-# --- cache --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["memory", "redis"])
-def cache_settings(request: pytest.FixtureRequest) -> CacheSettings:
-    if request.param == "memory":
-        return CacheSettings()
-    server: RedisServer = request.getfixturevalue("redis_server")
-    return CacheSettings(url=SecretStr(server.url), timeout=1)
-
-
-async def settled(gateway: Gateway) -> None:
-    """Wait until what goes on in the background is done."""
-    while gateway._background:
-        await asyncio.sleep(0.01)
-
-
-async def test_the_same_request_is_answered_from_the_cache(
-    make_gateway: MakeGateway, cloud: LoopbackCloud, cache_settings: CacheSettings
-) -> None:
-    gateway = make_gateway(cache=cache_settings)
-    first = await gateway.complete(HARD)
-    await settled(gateway)
-    again = await gateway.complete(HARD)
-    streamed = await gateway.stream(HARD)
-    text = await text_of(streamed)
-    assert again.body == first.body
-    assert (again.receipt.route, again.receipt.cache, again.receipt.cost_usd) == ("cache", "exact", 0)
-    assert again.receipt.saved_usd == pytest.approx(CLOUD_COST)
-    assert (streamed.receipt.cache, text) == ("exact", first.text)
-    assert len(cloud.requests) == 1
-    assert [entry["route"] for entry in entries(gateway)] == ["cloud", "cache", "cache"]
-
-
-async def test_a_streamed_answer_is_kept_when_it_is_whole(
-    make_gateway: MakeGateway, cloud: LoopbackCloud
-) -> None:
-    gateway = make_gateway()
-    await text_of(await gateway.stream(HARD))
-    await settled(gateway)
-    answer = await gateway.complete(HARD)
-    assert (answer.receipt.cache, answer.text) == ("exact", "Paris is the answer.")
-
-
-async def test_a_stream_left_early_is_not_kept(make_gateway: MakeGateway, cloud: LoopbackCloud) -> None:
-    gateway = make_gateway()
-    async with await gateway.stream(HARD) as stream:
-        await anext(aiter(stream))
-    await settled(gateway)
-    assert (await gateway.complete(HARD)).receipt.cache == "miss"
-
-
-async def test_tenants_do_not_share_answers(make_gateway: MakeGateway, cloud: LoopbackCloud) -> None:
-    gateway = make_gateway()
-    for tenant in ("a", "b"):
-        request = ChatRequest.parse({"messages": [{"role": "user", "content": HARD}]}, tenant=tenant)
-        assert (await gateway.complete(request)).receipt.cache == "miss"
-        await settled(gateway)
-
-
-async def test_a_bypass_is_a_bypass(make_gateway: MakeGateway, cloud: LoopbackCloud) -> None:
-    gateway = make_gateway()
-    for _ in range(2):
-        answer = await gateway.complete(HARD, cache={"no-cache": True})
-        await settled(gateway)
-    assert answer.receipt.cache == "bypass"
-    assert len(cloud.requests) == 2
-
-
-async def test_a_dead_redis_fails_no_request(make_gateway: MakeGateway) -> None:
-    gateway = make_gateway(cache=CacheSettings(url=SecretStr("redis://127.0.0.1:9/0")))
-    for _ in range(3):
-        assert (await gateway.complete(HARD)).receipt.route == "cloud"
 
 
 # --- ledger -------------------------------------------------------------------------------------------------------
