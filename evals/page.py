@@ -2,7 +2,7 @@
 
 What is shown is the `page` of a report, a plain dict, so that every eval can have one:
 
-    {"title": str, "x": str,
+    {"title": str, "x": str, "y": str (default "quality"), "heading": str (default "Cost and quality"),
      "frontiers": [{"name": str, "points": [[x, quality], ...]}],
      "marks": [{"name": str, "x": float, "y": float, "y_95": [low, high] | None}],
      "reliability": [{"name": str, "bins": [[predicted, actual, n], ...]}],
@@ -69,6 +69,8 @@ def render(page: Mapping[str, Any]) -> str:
         {"cell": _cell, "number": _number},
         title=page["title"],
         x=page.get("x", ""),
+        y=page.get("y", "quality"),
+        heading=page.get("heading", "Cost and quality"),
         picture=_picture(page.get("x", ""), parts["frontiers"], parts["marks"]),
         reliability=_reliability(parts["reliability"]),
         tables=tables,

@@ -15,6 +15,7 @@ import click
 from smallfirst.router.settings import LocalModelSettings, Settings
 
 from .evaluate_ablation import ablation
+from .evaluate_cache import cache
 from .evaluate_compare import compare, page
 from .evaluate_placement import placement
 from .evaluate_robustness import robustness
@@ -35,7 +36,7 @@ def evaluate() -> None:
     """Hold the commands below."""
 
 
-for _command in (routing, suite, compare, page, placement, robustness, ablation):
+for _command in (routing, cache, suite, compare, page, placement, robustness, ablation):
     evaluate.add_command(_command)
 
 
@@ -135,9 +136,11 @@ def calls(
     """Count a local model's right and valid function calls, and what its confidence tells of them."""
     from smallfirst.evals.calls import call_rows, calls_report, chosen, run_calls
 
+    from ..training.files import data_file
+
     if (gguf is None) == (name is None):
         raise click.UsageError("Give either --gguf or --model.")
-    rows = chosen(call_rows(_data_file(data)), options["per_subset"], options["subsets"])
+    rows = chosen(call_rows(data_file(data)), options["per_subset"], options["subsets"])
     model = _local_model(load(), name, gguf, options["concurrency"])
 
     async def ask(progress: Progress) -> list[Any]:
@@ -164,10 +167,12 @@ def classify(load: Callable[[], Settings], /, data: Path, as_json: bool, **optio
     from smallfirst.evals.calls import chosen
     from smallfirst.evals.classification import classification_report, intent_rows
 
+    from ..training.files import data_file
+
     ways = [options[way] for way in ("classifiers", "pool", "name", "gguf")]
     if sum(bool(way) for way in ways) != 1:
         raise click.UsageError("Give one of --classifier, --train-pool, --model and --gguf.")
-    known = intent_rows(_data_file(data))
+    known = intent_rows(data_file(data))
     rows = chosen(known, options["per_subset"], options["subsets"])
     if options["name"] or options["gguf"]:
         model = _local_model(load(), options["name"], options["gguf"], options["concurrency"])
@@ -198,10 +203,12 @@ def _by_classifiers(
         train_on_pool,
     )
 
+    from ..training.files import data_file
+
     if pool is None:
         return [file.name for file in files], guesses_of_heads(rows, load_heads(files)), None
     wanted = list(dict.fromkeys(row.labels for row in rows))
-    trained = train_on_pool(_data_file(pool), known, wanted, progress=lambda step: click.echo(step, err=True))
+    trained = train_on_pool(data_file(pool), known, wanted, progress=lambda step: click.echo(step, err=True))
     return f"trained on {pool.name}", guesses_of_trained(rows, trained), trained
 
 
@@ -229,14 +236,6 @@ def _run(model: LocalModel, length: int, ask: Callable[[Progress], Awaitable[Fou
             await model.aclose()
 
     return asyncio.run(run())
-
-
-def _data_file(path: Path) -> Path:
-    """Return the file, or the one of this name in the folder of the evaluation data."""
-    from ..training.files import data_folder
-
-    found = data_folder() / path
-    return found if not path.exists() and found.exists() else path
 
 
 def _calls_table(report: dict[str, Any]) -> list[str]:
