@@ -21,7 +21,7 @@ _PLACE_BYTES, _PARTITION_BYTES = 1400, 1800
 _LARGEST_SHARE = 0.1
 
 # Times that a search is repeated, each time wider, because it met entries whose time was over.
-_WIDER = 3
+_WIDER = 4
 
 
 @dataclass(slots=True)

@@ -18,19 +18,23 @@ import click
 import msgspec
 import numpy as np
 
-from ..cache.base import Found, Place
-from ..cache.key import PARTITION, key_prefix
+from ..cache.base import CachedReply, Found, Place
 from ..cache.memory import MemoryCache
+from ..cache.recall import Asked, Recall, Recalled
 from ..cache.redis import RedisCache
 from ..scoring.embedding import FloatArray, IdArray, TokenEmbedding
+from ..semantic.equivalence import Equivalence
+from ..semantic.volatility import Volatility
+from ..settings import CacheSettings
+from ..wire import ChatRequest
 
 SIZES = (1_000, 10_000, 100_000)
 
-# Of an answer as it is kept.
-_VALUE_BYTES = 1500
+# Of an answer: 300 words.
+_ANSWER_LETTERS = 1500
 
 _LOOKUPS, _SEARCHES, _ADDITIONS = 1000, 500, 1000
-_TENANT, _TTL = "smallfirst-bench", 4 * 3600.0
+_TTL = 4 * 3600.0
 
 # Long enough to see what a store takes when it is slow, instead of skipping it.
 _TIMEOUT = 5.0
@@ -65,14 +69,18 @@ class Measured:
     Attributes:
         entries: All in one partition, the hardest case: most have a conversation's few.
         bytes: By which the store grew: this process's resident memory, or what Redis counts; None where unknown.
-        recall: Share of searches that find the truly nearest entry (among eight, as requests do).
+        exact_hit, exact_miss, search, add: Of the store alone.
+        look_up: All that is done for a request that is like others but equal to none: it is read, its answer judged to
+            keep or not, the nearest searched and judged.
+        recall: Share of searches that find the truly nearest entry (among as many as a request is compared with).
         failed: Calls that the store did not answer.
     """
 
     entries: int
     exact_hit: Spread
     exact_miss: Spread
-    semantic: Spread
+    search: Spread
+    look_up: Spread
     add: Spread
     bytes: int | None
     recall: float
@@ -104,10 +112,12 @@ def cache(url: str | None, sizes: tuple[int, ...], as_json: bool) -> None:
 
     What is put into Redis is removed at the end.
     """
-    texts = Texts(TokenEmbedding.load(), max(sizes) + _ADDITIONS)
+    embedding = TokenEmbedding.load()
+    texts = Texts(embedding, max(sizes) + _ADDITIONS)
+    judges = Equivalence.load(embedding), Always(Volatility.load(embedding))
     if not as_json:
         click.echo("milliseconds (median / p99)")
-    rows = asyncio.run(_measured(url, texts, sizes, tell=_ignore if as_json else _tell))
+    rows = asyncio.run(_measured(url, texts, judges, sizes, tell=_ignore if as_json else _tell))
     if as_json:
         store = "redis" if url else "memory"
         click.echo(msgspec.json.encode({"store": store, "sizes": [asdict(row) for row in rows]}))
@@ -117,7 +127,8 @@ def _tell(row: Measured) -> None:
     spreads = {
         "exact hit": row.exact_hit,
         "exact miss": row.exact_miss,
-        "similar": row.semantic,
+        "search": row.search,
+        "whole look-up": row.look_up,
         "add": row.add,
     }
     times = "  ".join(f"{name} {one.median_ms:.3f} / {one.p99_ms:.3f}" for name, one in spreads.items())
@@ -130,6 +141,21 @@ def _ignore(row: Measured) -> None:
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class Always:
+    """Judges whether an answer keeps, and then says that it does: made-up texts would often be refused."""
+
+    volatility: Volatility
+
+    def keeps(self, text: str) -> bool:
+        """Return True, as late as the judge would."""
+        self.volatility.keeps(text)
+        return True
+
+
+Judges = tuple[Equivalence, Always]
+
+
 class Texts:
     """Made-up texts as token ids, and their vectors: variations on some topics, frequent words more often.
 
@@ -139,6 +165,7 @@ class Texts:
 
     def __init__(self, embedding: TokenEmbedding, count: int, *, length: int = 14, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
+        self._tokenizer = embedding.tokenizer
         self._vectors = embedding.vectors
         # The first tokens are single bytes; the others stand roughly by how frequent they are.
         self._words = np.arange(300, len(embedding.vectors))
@@ -158,13 +185,17 @@ class Texts:
         """Return the vectors of some texts, shape (texts, dimensions)."""
         return self._embed(self._ids[start:end])
 
-    def reworded(self, count: int, among: int, *, seed: int = 1) -> FloatArray:
-        """Return the vectors of texts that differ in two words from one of the first texts each."""
+    def text(self, at: int) -> str:
+        """Return a text in words."""
+        return self._tokenizer.decode(self._ids[at].tolist())
+
+    def reworded(self, count: int, among: int, *, seed: int = 1) -> tuple[list[str], FloatArray]:
+        """Return texts that differ in two words from one of the first texts each, and their vectors."""
         rng = np.random.default_rng(seed)
         ids = self._ids[rng.integers(among, size=count)]
         for row in ids:
             row[rng.choice(len(row), 2, replace=False)] = rng.choice(self._words, 2)
-        return self._embed(ids)
+        return self._tokenizer.decode_batch(ids.tolist()), self._embed(ids)
 
     def nearest(self, queries: FloatArray, among: int) -> list[int]:
         """Return which of the first texts is truly nearest to each query."""
@@ -187,7 +218,7 @@ class Texts:
 
 
 async def _measured(
-    url: str | None, texts: Texts, sizes: Sequence[int], *, tell: Callable[[Measured], None]
+    url: str | None, texts: Texts, judges: Judges, sizes: Sequence[int], *, tell: Callable[[Measured], None]
 ) -> list[Measured]:
     """Measure one store after the other. All stay till the end: memory that one frees would hide what another takes.
 
@@ -197,7 +228,7 @@ async def _measured(
     rows = []
     async with AsyncExitStack() as stack:
         for size in sizes:
-            bench = _Bench(RedisCache(url, timeout=_TIMEOUT) if url else MemoryCache(1 << 50), texts)
+            bench = _Bench(RedisCache(url, timeout=_TIMEOUT) if url else MemoryCache(1 << 50), texts, judges)
             stack.push_async_callback(bench.aclose)
             rows.append(await bench.measure(size))
             tell(rows[-1])
@@ -207,14 +238,18 @@ async def _measured(
 class _Bench:
     """One store, filled with texts that all stand in one partition."""
 
-    def __init__(self, store: MemoryCache | RedisCache, texts: Texts) -> None:
+    def __init__(self, store: MemoryCache | RedisCache, texts: Texts, judges: Judges) -> None:
         self._store = store
         self._texts = texts
-        self._prefix = key_prefix(_TENANT, secrets.token_hex(8))
+        self._tenant = f"smallfirst-bench-{secrets.token_hex(8)}"
+        settings = CacheSettings(timeout=_TIMEOUT)
+        self._recall = Recall(store, settings, equivalence=judges[0], volatility=judges[1])
+        identity = self._read("any").identity
+        self._prefix, self._partition = identity.prefix, identity.partition
 
     async def measure(self, size: int) -> Measured:
         """Fill the store and time it."""
-        queries = self._texts.reworded(_SEARCHES, size)
+        asked, queries = self._texts.reworded(_SEARCHES, size)
         truth = self._texts.nearest(queries, size)
         before = await self._bytes()
         await self._fill(size)
@@ -224,6 +259,7 @@ class _Bench:
         hits, hit_times = await _timed(keys, self._store.find)
         _, miss_times = await _timed([f"{key}x" for key in keys], self._store.find)
         found, search_times = await _timed(list(queries), self._search)
+        _, look_up_times = await _timed(asked, self._look_up)
         _, add_times = await _timed(range(size, size + _ADDITIONS), self._add)
         nearest = [{neighbour.key for neighbour in one.nearest} for one in found]
         stats = self._store.stats()
@@ -232,6 +268,7 @@ class _Bench:
             Spread.of(hit_times),
             Spread.of(miss_times),
             Spread.of(search_times),
+            Spread.of(look_up_times),
             Spread.of(add_times),
             None if held is None or before is None else held - before,
             statistics.fmean(self._key(at) in keys for at, keys in zip(truth, nearest, strict=True)),
@@ -241,7 +278,7 @@ class _Bench:
     async def aclose(self) -> None:
         """Remove what was put into the store."""
         try:
-            await self._store.delete(_TENANT, self._prefix.split(":")[-2])
+            await self._store.delete(self._tenant)
         finally:
             await self._store.aclose()
 
@@ -258,12 +295,26 @@ class _Bench:
             await asyncio.gather(*(write() for _ in range(_WRITERS)))
 
     async def _add(self, at: int) -> None:
-        place = Place(f"{self._prefix}{PARTITION}bench", self._texts.vector(at))
-        await self._store.set(self._key(at), bytes(_VALUE_BYTES), ttl=_TTL, place=place)
+        place = Place(self._partition, self._texts.vector(at))
+        await self._store.set(self._key(at), self._value(at), ttl=_TTL, place=place)
 
     async def _search(self, vector: FloatArray) -> Found:
-        place = Place(f"{self._prefix}{PARTITION}bench", vector)
+        place = Place(self._partition, vector)
         return await self._store.find(f"{self._prefix}none", lambda: place)
+
+    async def _look_up(self, text: str) -> Recalled:
+        return await self._recall.look_up(self._read(text))
+
+    def _read(self, text: str) -> Asked:
+        messages = [{"role": "user", "content": text}]
+        return self._recall.read(
+            ChatRequest.parse({"messages": messages}, tenant=self._tenant), target="bench"
+        )
+
+    def _value(self, at: int) -> bytes:
+        message = {"role": "assistant", "content": "x" * _ANSWER_LETTERS}
+        body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+        return CachedReply(body, "bench", "cloud", 0.0, 0.0, asked=self._texts.text(at)).encode()
 
     async def _bytes(self) -> int | None:
         if isinstance(self._store, RedisCache):

@@ -24,7 +24,7 @@ def test_every_size_is_measured(store: str, request: pytest.FixtureRequest) -> N
     assert [row["entries"] for row in report["sizes"]] == [20, 50]
     for row in report["sizes"]:
         assert (row["recall"], row["failed"]) == (1.0, 0)
-        for call in ("exact_hit", "exact_miss", "semantic", "add"):
+        for call in ("exact_hit", "exact_miss", "search", "look_up", "add"):
             assert 0 < row[call]["median_ms"] <= row[call]["p99_ms"]
     if store == "redis":
         with server.client() as client:
@@ -47,7 +47,8 @@ def test_sizes_that_are_none_are_refused(sizes: str) -> None:
 
 def test_a_reworded_text_is_near_the_one_it_was_made_of_and_far_from_most() -> None:
     texts = Texts(TokenEmbedding.load(), 500)
-    queries = texts.reworded(50, 500)
+    words, queries = texts.reworded(50, 500)
+    assert len(set(words)) == 50
     cosines = queries @ texts.embed(0, 500).T
     assert texts.nearest(queries, 500) == cosines.argmax(1).tolist()
     assert np.median(cosines.max(1)) > 0.8
