@@ -367,13 +367,9 @@ class Gateway:
             self._record(journey, "cancelled")
             raise
         except BaseException:
-            # A bug of ours must not keep others waiting.
-            self._land(journey)
+            # A bug of ours must not keep others waiting, and is in the ledger too.
+            self._record(journey, "error", RequestError("An internal error occurred.", code="internal_error"))
             raise
-
-    def _land(self, journey: Journey) -> None:
-        if self.reuse is not None:
-            self.reuse.ended(journey)
 
     async def _recall(self, journey: Journey) -> CachedReply | None:
         """Look for an answer that was given before; sets `journey.cache`."""
@@ -438,7 +434,8 @@ class Gateway:
         model: str | None = None,
         overhead_ms: float | None = None,
     ) -> None:
-        self._land(journey)
+        if self.reuse is not None:
+            self.reuse.ended(journey, left=status == "cancelled")
         if overhead_ms is None:
             overhead_ms = max(0.0, time.perf_counter() - journey.begun - journey.model_seconds) * 1000
         entry = journey.entry(

@@ -66,10 +66,14 @@ def gauges(gateway: Gateway) -> Mapping[str, tuple[str, float | Labelled]]:
     if gateway.reuse is not None:
         recall, stats = gateway.reuse.recall, gateway.reuse.recall.cache.stats()
         checks: Labelled = {(("result", result),): float(n) for result, n in gateway.reuse.checks.items()}
+        found: Labelled = {(("result", state),): float(n) for state, n in gateway.reuse.found.items()}
         alarms: Labelled = {(("state", state),): float(n) for state, n in recall.evidence.report().items()}
         values |= {
-            "smallfirst_cache_hits": ("Answers found in the cache", float(stats.hits)),
-            "smallfirst_cache_misses": ("Look-ups that found nothing", float(stats.misses)),
+            "smallfirst_cache_lookups": ("Requests by what the cache had for them", found),
+            "smallfirst_cache_refreshed": (
+                "Stale answers that were asked again",
+                float(gateway.reuse.refreshed),
+            ),
             "smallfirst_cache_errors": ("Failures of the cache's store", float(stats.errors)),
             "smallfirst_cache_skipped": ("Look-ups skipped while it was down", float(stats.skipped)),
             "smallfirst_cache_damaged": ("Entries that could not be read", float(recall.damaged)),

@@ -179,9 +179,23 @@ class CachedReply(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, raw: bytes) -> CachedReply | None:
-        """Read it back; None where the bytes are no stored answer (another version's, or damaged)."""
+        """Read it back; None where the bytes are no whole answer (another version's, or damaged)."""
         try:
             entry = msgspec.json.decode(raw, type=cls)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return entry if entry.body.get("choices") else None
+        return entry if _is_whole(entry.body) else None
+
+
+def _is_whole(body: dict[str, Any]) -> bool:
+    choices = body.get("choices")
+    return (
+        isinstance(choices, list)
+        and bool(choices)
+        and all(
+            isinstance(choice, dict)
+            and isinstance(choice.get("message"), dict)
+            and isinstance(choice.get("finish_reason"), str)
+            for choice in choices
+        )
+    )

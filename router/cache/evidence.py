@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from ..drift.loss import LossDrift
 
@@ -16,12 +15,10 @@ log = logging.getLogger("smallfirst.cache")
 ALPHA = 0.01
 # After the first alarm, hits must be so many times less likely to be wrong than the operator allows.
 STRICTER = 5.0
-# Remembered of each tenant, so that none can push out what is known of another; the least recent are forgotten first.
-NAMESPACES, HITS = 1_000, 5_000
-TENANTS = 10_000
-
-K = TypeVar("K")
-V = TypeVar("V")
+# Namespaces of each tenant, so that none can push out what is known of another, and tenants.
+NAMESPACES, TENANTS = 1_000, 10_000
+# Hits that may still be rated, of all tenants.
+HITS = 20_000
 
 
 @dataclass(slots=True)
@@ -30,14 +27,6 @@ class _Watch:
 
     drift: LossDrift
     alarms: int = 0
-
-
-@dataclass(slots=True)
-class _Tenant:
-    """What is known of a tenant: a watch by its namespaces' prefixes, and the prefix by the request ids of hits."""
-
-    watches: OrderedDict[str, _Watch] = field(default_factory=OrderedDict)
-    hits: OrderedDict[str, str] = field(default_factory=OrderedDict)
 
 
 class Evidence:
@@ -58,7 +47,9 @@ class Evidence:
         self._thresholds = (
             (threshold(max_error), threshold(max_error / STRICTER), None) if max_error > 0 else (None,) * 3
         )
-        self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
+        # By tenant, then by the prefix of a namespace.
+        self._tenants: OrderedDict[str, OrderedDict[str, _Watch]] = OrderedDict()
+        self._hits: OrderedDict[tuple[str, str], str] = OrderedDict()
         if max_error > 0 and not self.possible:
             log.warning(
                 "cache.max_cache_error: %g cannot be shown to be kept; answers are served to equal requests only",
@@ -72,27 +63,26 @@ class Evidence:
 
     def threshold(self, tenant: str, prefix: str) -> float | None:
         """Return the least probability in a namespace (by its keys' prefix); None where it is exact only."""
-        known = self._tenants.get(tenant)
-        watch = known.watches.get(prefix) if known is not None else None
+        watches = self._tenants.get(tenant)
+        watch = None if watches is None else watches.get(prefix)
         return self._thresholds[0 if watch is None else watch.alarms]
 
     def remember(self, tenant: str, request_id: str, prefix: str) -> None:
         """Note a semantic hit, that may be rated later."""
-        _put(self._tenant(tenant).hits, request_id, prefix, HITS)
+        self._hits[tenant, request_id] = prefix
+        if len(self._hits) > HITS:
+            self._hits.popitem(last=False)
 
     def rated(self, tenant: str, request_id: str, score: float) -> None:
         """Take a rating in [0, 1]; it counts once, and only where that request was a semantic hit."""
-        known = self._tenants.get(tenant)
-        prefix = known.hits.pop(request_id, None) if known is not None else None
+        prefix = self._hits.pop((tenant, request_id), None)
         if prefix is not None:
             self.observe(tenant, prefix, wrong=1.0 - score)
 
     def observe(self, tenant: str, prefix: str, *, wrong: float) -> None:
         """Take how wrong a hit of a namespace was: 0 (the same answer) to 1."""
         self.taken["wrong" if wrong > 0.5 else "right"] += 1
-        watches = self._tenant(tenant).watches
-        watch = watches.get(prefix) or _Watch(self._test())
-        _put(watches, prefix, watch, NAMESPACES)
+        watch = self._watch(tenant, prefix)
         watch.drift.add(wrong)
         if watch.drift.alarm and watch.alarms < len(self._thresholds) - 1:
             watch.alarms += 1
@@ -104,26 +94,32 @@ class Evidence:
     def report(self) -> dict[str, int]:
         """Return how many namespaces are stricter than set, and how many are exact only."""
         alarms = [
-            watch.alarms
-            for tenant in self._tenants.values()
-            for watch in tenant.watches.values()
-            if watch.alarms
+            watch.alarms for watches in self._tenants.values() for watch in watches.values() if watch.alarms
         ]
         off = sum(self._thresholds[count] is None for count in alarms)
         return {"stricter": len(alarms) - off, "exact_only": off}
 
-    def _tenant(self, name: str) -> _Tenant:
-        known = self._tenants.get(name) or _Tenant()
-        _put(self._tenants, name, known, TENANTS)
-        return known
+    def _watch(self, tenant: str, prefix: str) -> _Watch:
+        """Return the watch of a namespace; the least recent go, of those that had no alarm."""
+        watches = self._tenants.setdefault(tenant, OrderedDict())
+        self._tenants.move_to_end(tenant)
+        watch = watches.setdefault(prefix, _Watch(self._test()))
+        watches.move_to_end(prefix)
+        if len(watches) > NAMESPACES:
+            calm = next(
+                (name for name, known in watches.items() if not known.alarms and known is not watch), None
+            )
+            if calm is not None:
+                del watches[calm]
+        if len(self._tenants) > TENANTS:
+            calm = next((name for name, known in self._tenants.items() if not _alarmed(known)), None)
+            if calm is not None:
+                del self._tenants[calm]
+        return watch
 
     def _test(self) -> LossDrift:
         return LossDrift(budget=self._max_error, alpha=ALPHA)
 
 
-def _put(known: OrderedDict[K, V], key: K, value: V, most: int) -> None:
-    """Set as the most recent, and forget the least recent beyond a number."""
-    known[key] = value
-    known.move_to_end(key)
-    if len(known) > most:
-        known.popitem(last=False)
+def _alarmed(watches: Mapping[str, _Watch]) -> bool:
+    return any(watch.alarms for watch in watches.values())

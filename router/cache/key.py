@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from ..errors import InvalidRequest
 from ..wire import ChatRequest
 
 PREFIX = "smallfirst:2"
@@ -56,7 +57,20 @@ class Identity:
 
         Args:
             target: Stands for the model or the policy with its models (`Target.fingerprint`).
+
+        Raises:
+            InvalidRequest: A text of it is no valid Unicode.
         """
+        try:
+            return cls._of(request, target)
+        except UnicodeEncodeError as exc:
+            raise InvalidRequest(
+                "The request has half a surrogate pair in a text, which is no valid Unicode.",
+                code="invalid_json",
+            ) from exc
+
+    @classmethod
+    def _of(cls, request: ChatRequest, target: str) -> Identity:
         control, metadata = request.fields.cache, request.fields.metadata
         body = {key: value for key, value in request.body.items() if key not in _LEFT_OUT}
         body["messages"] = _with_plain_ids(body["messages"])
@@ -129,7 +143,12 @@ def _with_plain_ids(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _without_text(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a message with what it has beside text: images, a name."""
+    """Return a message with what it has beside text: a name, and images with the places of texts among them."""
     content = message.get("content")
-    rest = [part for part in content if part.get("type") != "text"] if isinstance(content, list) else []
-    return {**message, "content": rest}
+    parts = content if isinstance(content, list) else []
+    if all(part.get("type") == "text" for part in parts):
+        return {**message, "content": []}
+    return {
+        **message,
+        "content": [{"type": "text"} if part.get("type") == "text" else part for part in parts],
+    }

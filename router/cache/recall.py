@@ -18,7 +18,7 @@ from ..wire import ChatRequest
 from .base import Cache, CachedReply, Found, Neighbour, Place
 from .evidence import Evidence
 from .key import Identity
-from .rules import entry_ttl, has_calls, is_data, may_read, may_store, offers_tools
+from .rules import entry_ttl, has_calls, may_read, may_store, offers_tools, picks_label
 
 State = Literal["bypass", "miss", "exact", "semantic"]
 
@@ -81,6 +81,11 @@ class Keeps(Protocol):
 # Neighbours with a smaller cosine are not worth a comparison: of 358 recognised pairs the least was 0.57.
 FARTHEST = 0.5
 
+# A session is known to have had a call for so long at least, in seconds.
+SESSION = 24 * 3600.0
+# Answers of more letters are given to equal requests only: the neighbours of a request are all read.
+LONGEST_TO_COMPARE = 64 * 1024
+
 MISS, BYPASS = Recalled("miss"), Recalled("bypass")
 
 
@@ -116,11 +121,11 @@ class Asked:
     def volatile(self) -> bool:
         """Whether an answer in words would not keep: it depends on the time, the user, or does something.
 
-        Not where the caller asked for the cache, and not where the words are data to be put into a form.
+        Not where the caller asked for the cache, and not where the words are to be labelled.
         """
         text = self.identity.question
         asked_for = self.request.fields.cache is not None
-        if text is None or asked_for or is_data(self.request):
+        if text is None or asked_for or picks_label(self.request):
             return False
         return not self._volatility.keeps(text)
 
@@ -235,13 +240,28 @@ class Recall:
         reply = CachedReply(body, model, tier, cost_usd, now, asked=question, fresh_until=now + ttl)
         return reply, self._keep(asked, reply, ttl, place)
 
-    async def had(self, asked: Asked) -> None:
-        """Note that a session has had the tool calls of an answer."""
-        await self._claim(asked)
+    async def shared(self, asked: Asked, found: Recalled, made_for: str | None) -> Recalled:
+        """Return what a request gets of the answer to an equal one at the same time.
+
+        Args:
+            asked: The request.
+            found: The answer.
+            made_for: The session for which it was made, where that was named.
+        """
+        assert found.reply is not None
+        if not has_calls(found.reply.body):
+            return BYPASS if asked.volatile else found
+        # What is asked at once is no loop; only a session that was named can be told to have had the call.
+        if asked.derived or (
+            asked.session != made_for and await self._is_first(asked, self._settings.timeout)
+        ):
+            return found
+        return MISS
 
     async def _keep(self, asked: Asked, reply: CachedReply, ttl: float, place: Place | None) -> None:
-        key = asked.identity.key
-        await self.cache.set(key, reply.encode(), ttl=ttl + self._settings.stale, place=place)
+        key, value = asked.identity.key, reply.encode()
+        place = place if len(value) <= LONGEST_TO_COMPARE else None
+        await self.cache.set(key, value, ttl=ttl + self._settings.stale, place=place)
         if has_calls(reply.body) and not asked.derived:
             await self._claim(asked)
 
@@ -299,4 +319,5 @@ class Recall:
             return False
 
     async def _claim(self, asked: Asked) -> bool:
-        return await self.cache.claim(asked.identity.claim(asked.session), ttl=self._settings.ttl)
+        ttl = max(SESSION, entry_ttl(asked.request, self._settings.ttl) + self._settings.stale)
+        return await self.cache.claim(asked.identity.claim(asked.session), ttl=ttl)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..classification.choice import label_choice
 from ..wire import ChatRequest
 
 # Reasons by which an answer is whole. `length` is cut off, `content_filter` is withheld.
@@ -25,8 +26,7 @@ def may_read(request: ChatRequest) -> bool:
 
 def may_store(request: ChatRequest, body: Mapping[str, Any]) -> bool:
     """Whether the answer may be kept: it is whole and successful, and the request does not ask for variety."""
-    control = request.fields.cache
-    if (control is not None and control.no_store) or not _is_repeatable(request):
+    if asks_not_to_store(request) or not _is_repeatable(request):
         return False
     choices = body.get("choices") or ()
     # A server that ignores `n` has not given what was asked for.
@@ -35,6 +35,12 @@ def may_store(request: ChatRequest, body: Mapping[str, Any]) -> bool:
         and "error" not in body
         and all(c.get("finish_reason") in _WHOLE for c in choices)
     )
+
+
+def asks_not_to_store(request: ChatRequest) -> bool:
+    """Whether the caller wants its answer kept for nobody."""
+    control = request.fields.cache
+    return control is not None and control.no_store
 
 
 def entry_ttl(request: ChatRequest, default: float) -> float:
@@ -54,10 +60,9 @@ def has_calls(body: Mapping[str, Any]) -> bool:
     return any(message.get("tool_calls") or message.get("function_call") for message in messages)
 
 
-def is_data(request: ChatRequest) -> bool:
-    """Whether the answer puts the user's words into a form that the caller gave: a label, fields."""
-    form = request.fields.response_format
-    return form is not None and form.type != "text"
+def picks_label(request: ChatRequest) -> bool:
+    """Whether the answer is one of some labels: then the user's words are what is labelled, and not a question."""
+    return label_choice(request.fields) is not None
 
 
 def _is_repeatable(request: ChatRequest) -> bool:

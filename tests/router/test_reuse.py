@@ -87,6 +87,8 @@ async def test_the_same_request_is_answered_from_the_cache(
     assert (streamed.receipt.cache, text) == ("exact", first.text)
     assert len(cloud.requests) == 1
     assert [entry["route"] for entry in entries(gateway)] == ["cloud", "cache", "cache"]
+    assert gateway.reuse is not None
+    assert gateway.reuse.found == {"bypass": 0, "miss": 1, "exact": 2, "semantic": 0}
 
 
 async def test_a_streamed_answer_is_kept_when_it_is_whole(
@@ -123,8 +125,8 @@ async def test_a_bypass_is_a_bypass(make_gateway: MakeGateway, cloud: LoopbackCl
 
 async def test_a_dead_redis_fails_no_request(make_gateway: MakeGateway) -> None:
     gateway = make_gateway(cache=CacheSettings(url=SecretStr("redis://127.0.0.1:9/0")))
-    for _ in range(3):
-        assert (await gateway.complete(HARD)).receipt.route == "cloud"
+    for at in range(3):
+        assert (await gateway.complete(f"{HARD} {at}")).receipt.route == "cloud"
 
 
 # --- requests in other words --------------------------------------------------------------------------------------
@@ -221,7 +223,7 @@ async def test_two_tenants_never_share_a_flight(make_gateway: MakeGateway, cloud
     assert len(cloud.requests) == 2
 
 
-async def test_when_the_one_that_is_run_fails_the_next_one_runs(
+async def test_when_the_one_that_is_run_fails_the_others_run(
     make_gateway: MakeGateway, cloud: LoopbackCloud
 ) -> None:
     cloud.enqueue(lc.status(400))
@@ -229,7 +231,53 @@ async def test_when_the_one_that_is_run_fails_the_next_one_runs(
     calls = [gateway.complete(QUESTION, model=CLOUD) for _ in range(5)]
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert sum(isinstance(result, RequestError) for result in results) == 1
-    assert len(cloud.requests) == 2
+    assert len(cloud.requests) == 5
+
+
+async def test_requests_whose_answers_are_kept_for_nobody_do_not_wait_for_each_other(
+    make_gateway: MakeGateway, cloud: LoopbackCloud
+) -> None:
+    gateway = make_gateway()
+    control = {"no-store": True}
+    answers = await asyncio.gather(
+        *(gateway.complete(QUESTION, model=CLOUD, cache=control) for _ in range(5))
+    )
+    assert [answer.receipt.cache for answer in answers] == ["miss"] * 5
+
+
+async def test_one_after_the_other_pays_once_though_the_answer_is_still_being_written(
+    make_gateway: MakeGateway, cloud: LoopbackCloud, store: dict[str, Any]
+) -> None:
+    gateway = make_gateway(cache=CacheSettings(**store))
+    states = [(await gateway.complete(QUESTION, model=CLOUD)).receipt.cache for _ in range(3)]
+    assert states == ["miss", "exact", "exact"]
+
+
+async def test_at_once_a_session_does_not_get_its_call_twice_either(
+    make_gateway: MakeGateway, cloud: LoopbackCloud
+) -> None:
+    gateway = make_gateway()
+    sessions = ("a", "a", "b")
+    answers = await asyncio.gather(
+        *(
+            gateway.complete("Look.", model=CLOUD, metadata={"session": session}, **TOOLS)
+            for session in sessions
+        )
+    )
+    assert [answer.receipt.cache for answer in answers] == ["miss", "miss", "exact"]
+
+
+async def test_an_answer_under_way_does_not_come_back_after_it_was_forgotten(
+    make_gateway: MakeGateway, cloud: LoopbackCloud
+) -> None:
+    cloud.enqueue(lc.trickle(0.001))
+    gateway = make_gateway()
+    under_way = asyncio.create_task(gateway.complete(QUESTION, model=CLOUD))
+    while not cloud.requests:
+        await asyncio.sleep(0.01)
+    await gateway.forget()
+    await under_way
+    assert await ask(gateway) == "miss"
 
 
 async def test_when_the_one_that_is_run_leaves_the_others_get_their_answer(

@@ -97,3 +97,11 @@ def test_what_is_remembered_is_bounded() -> None:
         known.remember("ann", f"r{at}", "a")
     known.rated("ann", "r0", 0.0)
     assert known.taken["wrong"] == 0
+
+
+def test_an_alarm_is_never_forgotten_for_other_namespaces_of_the_tenant() -> None:
+    known = evidence()
+    observe(known, "a", wrong=40)
+    for at in range(NAMESPACES + 1):
+        observe(known, f"b{at}", wrong=1)
+    assert known.threshold("ann", "a") is None

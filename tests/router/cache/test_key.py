@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smallfirst.router.cache import Identity, key_prefix
+from smallfirst.router.errors import InvalidRequest
 from smallfirst.router.wire import ChatRequest
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -146,6 +147,12 @@ def test_text_in_parts_is_text() -> None:
     assert partition(messages=[*TALK[:-1], {"role": "user", "content": parts}]) == partition()
 
 
+def test_where_the_texts_stand_among_the_images_makes_a_difference() -> None:
+    image, text = {"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "A"}
+    first, second = ([*TALK[:-1], {"role": "user", "content": c}] for c in ([image, text], [text, image]))
+    assert partition(messages=first) != partition(messages=second)
+
+
 def test_tools_are_the_same_in_any_order() -> None:
     assert partition(tools=[TOOL, OTHER_TOOL]) == partition(tools=[OTHER_TOOL, TOOL])
 
@@ -192,3 +199,9 @@ def test_only_words_of_the_user_are_a_question(last: dict[str, Any]) -> None:
 
 def test_a_session_claims_an_answer_for_itself() -> None:
     assert identity().claim("a") != identity().claim("b") != identity().key
+
+
+def test_half_a_surrogate_pair_is_an_error_of_the_request() -> None:
+    for changes in ({"messages": [{"role": "user", "content": "\ud800"}]}, {"tenant": "\ud800"}):
+        with pytest.raises(InvalidRequest):
+            identity(**changes)

@@ -187,11 +187,21 @@ async def test_unless_the_caller_asks_for_the_cache() -> None:
     assert await world.state("how late is it now") == "bypass"
 
 
-async def test_what_is_put_into_a_form_is_not_judged() -> None:
+LABEL = {"type": "object", "properties": {"l": {"type": "string", "enum": ["a", "b"]}}, "required": ["l"]}
+
+
+async def test_what_is_to_be_labelled_is_not_judged() -> None:
     world = World()
-    form = {"type": "json_object"}
+    form = {"type": "json_schema", "json_schema": {"name": "l", "schema": LABEL}}
     assert await world.answered("label: now", response_format=form)
     assert await world.state("label: now", response_format=form) == "exact"
+
+
+async def test_an_answer_in_a_form_keeps_no_better_for_it() -> None:
+    world = World()
+    form = {"type": "json_object"}
+    assert not await world.answered("how late is it now", response_format=form)
+    assert await world.state("how late is it now", response_format=form) == "bypass"
 
 
 async def test_with_tools_a_call_may_be_given_again_but_not_words_that_do_not_keep() -> None:
@@ -232,6 +242,15 @@ async def test_a_session_never_gets_a_call_again_that_it_has_had() -> None:
     assert await world.state("look", tools=TOOLS, session="a") == "miss"
     assert await world.state("look", tools=TOOLS, session="b") == "exact"
     assert await world.state("look", tools=TOOLS, session="b") == "miss"
+
+
+async def test_a_call_is_not_given_again_however_long_the_answer_is_kept() -> None:
+    world = World(ttl=60)
+    kept = {"tools": TOOLS, "cache": {"ttl": 86_000}}
+    await world.answered("look", CALLS, finish="tool_calls", session="a", **kept)
+    world.clock.now += 80_000
+    assert await world.state("look", session="a", **kept) == "miss"
+    assert await world.state("look", session="b", **kept) == "exact"
 
 
 async def test_without_a_session_a_call_is_given_again_once() -> None:
@@ -276,6 +295,27 @@ async def test_a_damaged_entry_is_a_miss_is_counted_and_goes() -> None:
     await world.store.set(asked.identity.key, b"{", ttl=60)
     assert (await world.recall.look_up(asked)).state == "miss"
     assert (world.recall.damaged, world.store.stats().entries) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "choices", ["[1]", '"ab"', '{"a": 1}', "[{}]", '[{"message": {"content": "x"}}]', "[]"]
+)
+async def test_an_entry_that_is_no_whole_answer_is_a_miss(choices: str) -> None:
+    world = World()
+    asked = world.read("the capital of France")
+    value = (
+        f'{{"body": {{"choices": {choices}}}, "model": "m", "tier": "cloud", "cost_usd": 0, "created": 0}}'
+    )
+    await world.store.set(asked.identity.key, value.encode(), ttl=60, place=asked.place)
+    assert await world.state("of France the capital") == "miss"
+    assert await world.state("the capital of France") == "miss"
+
+
+async def test_a_very_long_answer_is_given_to_equal_requests_only() -> None:
+    world = World()
+    await world.answered("the capital of France", {"role": "assistant", "content": "x" * 80_000})
+    assert await world.state("of France the capital") == "miss"
+    assert await world.state("the capital of France") == "exact"
 
 
 async def test_an_answer_that_may_not_be_given_any_more_is_a_miss() -> None:
