@@ -126,8 +126,8 @@ class Cache(Protocol):
         """Keep a value for `ttl` seconds; with a place, others find it there."""
         ...
 
-    async def remove(self, key: str, partition: str | None = None) -> None:
-        """Forget one entry, and its place in a partition."""
+    async def remove(self, key: str) -> None:
+        """Forget one entry; it is found at no place any more."""
         ...
 
     async def claim(self, key: str, *, ttl: float) -> bool:

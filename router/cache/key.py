@@ -33,6 +33,9 @@ _LEFT_OUT = frozenset(
     }
 )
 
+# Raise when texts are embedded in another way: vectors of both must not be compared.
+_VECTORS = 1
+
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -100,7 +103,7 @@ class Identity:
         body = {**self._body, "messages": [*earlier, _without_text(last)]}
         if body.get("tools"):
             body["tools"] = sorted(body["tools"], key=_encode)
-        return f"{self.prefix}{PARTITION}{_digest([*self._given, body])}"
+        return f"{self.prefix}{PARTITION}{_digest([_VECTORS, *self._given, body])}"
 
     def claim(self, session: str) -> str:
         """Key by which a session is marked that has had this answer."""

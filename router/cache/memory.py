@@ -99,7 +99,7 @@ class MemoryCache:
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
 
-    async def remove(self, key: str, partition: str | None = None) -> None:
+    async def remove(self, key: str) -> None:
         """Forget one entry, and its place."""
         self._drop(key)
 

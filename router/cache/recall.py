@@ -6,6 +6,7 @@ Both the gateway and `smallfirst eval cache` go this way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -271,7 +272,9 @@ class Recall:
         reply = CachedReply.decode(value)
         if reply is None:
             self.damaged += 1
-            await self.cache.remove(asked.identity.key)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(seconds, 0.0)):
+                    await self.cache.remove(asked.identity.key)
             return MISS
         if not usable(reply):
             return MISS

@@ -22,8 +22,10 @@ log = logging.getLogger("smallfirst.cache")
 
 FIRST_REST, LONGEST_REST = 1.0, 30.0
 
-# More calls at once wait for one of these connections, and skip Redis if none is free in time.
-MAX_CONNECTIONS = 32
+# More calls at once wait for one of these connections, and skip Redis if none is free in time. More of them make a
+# burst slower, as one thread serves all. Slow calls have some of their own: no call waits behind them, and in a burst
+# they do not wait for all others first.
+CONNECTIONS, SLOW_CONNECTIONS = 8, 4
 
 # A call that had less than this share of the timeout left for Redis says nothing about it when it is too late.
 _LEAST_SHARE = 0.25
@@ -110,7 +112,7 @@ class RedisLink:
             "decode_responses": False,
             "protocol": 2,
             # Some more than calls may take, for `delete`.
-            "max_connections": MAX_CONNECTIONS + 8,
+            "max_connections": CONNECTIONS + SLOW_CONNECTIONS + 8,
         }
         try:
             # Ours win over what the URL's query says; making a connection checks options and does no I/O.
@@ -123,7 +125,9 @@ class RedisLink:
         self.breaker = Breaker("redis", longest_call=timeout, clock=clock)
         self.errors = self.skipped = 0
         # Connections belong to an event loop; a program may run several, one after the other.
-        self._client: tuple[asyncio.AbstractEventLoop, Redis, asyncio.Semaphore] | None = None
+        self._client: tuple[asyncio.AbstractEventLoop, Redis, asyncio.Semaphore, asyncio.Semaphore] | None = (
+            None
+        )
 
     def deadline(self) -> float:
         """Return when a call that begins now must have ended, by the event loop's clock."""
@@ -135,7 +139,7 @@ class RedisLink:
         """Make a call, or return None where it fails, has not ended by then, or a breaker keeps it out.
 
         Args:
-            breaker: Counts beside the connection's own; for calls that may be too slow where others are not.
+            breaker: Of slow calls: counts beside the one for all.
         """
         breakers = [self.breaker] if breaker is None else [self.breaker, breaker]
         if not all(one.admits() for one in reversed(breakers)):
@@ -143,7 +147,8 @@ class RedisLink:
             return None
         deciding = breakers[-1]
         failures, successes = [one.failures for one in breakers], deciding.successes
-        redis, free = self._connect()
+        redis, *lines = self._connect()
+        free = lines[len(breakers) - 1]
         left = 0.0
         try:
             async with asyncio.timeout_at(until), free:
@@ -179,14 +184,15 @@ class RedisLink:
     async def aclose(self) -> None:
         """Close the connections."""
         if self._client is not None:
-            loop, client, _ = self._client
+            loop, client, *_ = self._client
             self._client = None
             if loop is asyncio.get_running_loop():
                 await client.aclose()
 
-    def _connect(self) -> tuple[Redis, asyncio.Semaphore]:
+    def _connect(self) -> tuple[Redis, asyncio.Semaphore, asyncio.Semaphore]:
         loop = asyncio.get_running_loop()
         if self._client is None or self._client[0] is not loop:
             client = Redis.from_pool(ConnectionPool(**self._options))
-            self._client = (loop, client, asyncio.Semaphore(MAX_CONNECTIONS))
+            lines = asyncio.Semaphore(CONNECTIONS), asyncio.Semaphore(SLOW_CONNECTIONS)
+            self._client = (loop, client, *lines)
         return self._client[1:]

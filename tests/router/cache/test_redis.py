@@ -283,7 +283,7 @@ async def test_a_redis_without_vector_sets_answers_equal_requests_only_and_says_
         assert not store.finds_similar
         assert await store.find(PREFIX + "none", at(0)) == Found()
         assert await store.find(PREFIX + "a", at(0)) == Found(b"1")
-        await store.remove(PREFIX + "a", PARTITION)
+        await store.remove(PREFIX + "a")
         assert store.stats().errors == 0
         assert [record.message for record in caplog.records] == [
             "the cache answers equal requests only, not similar ones: redis is there, but it has no vector sets, which "
@@ -355,7 +355,7 @@ async def test_every_key_has_a_time_to_live_and_a_tenant_after_all_kinds_of_call
             case 4:
                 await shared.claim(f"{prefix}!{dice.randrange(9)}", ttl=ttl)
             case 5:
-                await shared.remove(key, partition)
+                await shared.remove(key)
             case 6:
                 found = await shared.find(key, at(seed, partition))
                 assert all(n.key.startswith(prefix) for n in found.nearest)

@@ -198,7 +198,7 @@ async def test_many_entries_of_a_partition_are_found_by_their_place(cache: Cache
 async def test_a_removed_entry_is_gone_with_its_place(cache: Cache) -> None:
     for name in ("a", "b"):
         await cache.set(key("t", name), b"1", ttl=60, place=place(vector(0)))
-    await cache.remove(key("t", "a"), place(vector(0)).partition)
+    await cache.remove(key("t", "a"))
     await cache.remove(key("t", "nothing"))
     assert await cache.find(key("t", "a")) == Found()
     assert await near(cache, place(vector(0))) == ["b"]
