@@ -12,7 +12,7 @@ from typing import Any
 
 from smallfirst.router.cache.memory import MemoryCache
 from smallfirst.router.cache.recall import Keeps, Recall, Recalled, SameAnswer
-from smallfirst.router.cache.rules import is_data, offers_tools
+from smallfirst.router.cache.rules import offers_tools, picks_label
 from smallfirst.router.settings import CacheSettings
 from smallfirst.router.training.files import DataError, decoded, read_rows
 from smallfirst.router.wire import ChatRequest
@@ -68,7 +68,7 @@ class Pair:
     @property
     def same(self) -> bool:
         """Whether the answer may be given: two texts of one label have the same answer only where a label is asked."""
-        return self.equivalent and (self.scope != LABEL or is_data(self.b))
+        return self.equivalent and (self.scope != LABEL or picks_label(self.b))
 
     @property
     def counts_for_recall(self) -> bool:
