@@ -39,13 +39,14 @@ class Told:
     relation_moved: int = 0
     exchanged: int = 0
     inflected: int = 0
-    case: int = 0
     taken_back: int = 0
     weak_edit: float = 0.0
 
 
-def align(words_a: list[Word], words_b: list[Word], told: Told) -> tuple[list[int], list[int]]:
-    """Find each word's partner; return the places of those that have none.
+def align(
+    words_a: list[Word], words_b: list[Word], told: Told
+) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+    """Find each word's partner; return the places of those that have none, and of partners.
 
     Args:
         words_a: Words of one text.
@@ -55,15 +56,17 @@ def align(words_a: list[Word], words_b: list[Word], told: Told) -> tuple[list[in
     stems_a, stems_b = [w.stem for w in words_a], [w.stem for w in words_b]
     if stems_a == stems_b:
         told.inflected = sum(x is not y and x.text != y.text for x, y in zip(words_a, words_b, strict=True))
-        return [], []
+        return [], [], [(at, at) for at in range(len(words_a))]
     equal, gap = 0, 0
     gaps_a: dict[int, int] = {}
     gaps_b: dict[int, int] = {}
+    partners: list[tuple[int, int]] = []
     for code in LCSseq.opcodes(stems_a, stems_b):
         a0, a1, b0, b1 = code.src_start, code.src_end, code.dest_start, code.dest_end
         if code.tag == "equal":
             equal += a1 - a0
             gap += 1
+            partners += zip(range(a0, a1), range(b0, b1), strict=True)
             for x, y in zip(words_a[a0:a1], words_b[b0:b1], strict=True):
                 if x is not y and x.text != y.text:
                     told.inflected += 1
@@ -73,8 +76,8 @@ def align(words_a: list[Word], words_b: list[Word], told: Told) -> tuple[list[in
     told.unordered = len(stems_a) + len(stems_b) - 2 * equal
     if gaps_a and gaps_b:
         told.antonyms = _opposed(words_a, words_b, gaps_a, gaps_b)
-        _pair_moved(words_a, words_b, gaps_a, gaps_b, told)
-    return list(gaps_a), list(gaps_b)
+        partners += _pair_moved(words_a, words_b, gaps_a, gaps_b, told)
+    return list(gaps_a), list(gaps_b), partners
 
 
 def _opposed(
@@ -94,7 +97,7 @@ def _opposed(
 
 def _pair_moved(
     words_a: list[Word], words_b: list[Word], gaps_a: dict[int, int], gaps_b: dict[int, int], told: Told
-) -> None:
+) -> list[tuple[int, int]]:
     """Pair words that stand elsewhere in the other text, and count them by what their move may mean.
 
     Args:
@@ -131,6 +134,7 @@ def _pair_moved(
         told.exchanged += gaps_a[at] in filled_b and gaps_b[to] in filled_a
     for at, to in pairs:
         del gaps_a[at], gaps_b[to]
+    return pairs
 
 
 def _led_by(words: list[Word], at: int) -> str:

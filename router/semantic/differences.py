@@ -17,8 +17,9 @@ import numpy as np
 from ..scoring.embedding import FloatArray
 from .alignment import Told, align
 from .likeness import SYNONYM, nearness
+from .marks import PAUSE, hard, same_gap, spoken
 from .repair import MOST_REPAIRS, Edit, repair
-from .words import Word, WordLists
+from .words import Word, WordLists, Written
 
 # With more telling words without a partner on one side, texts are refused without comparing these.
 MOST_ALONE = 12
@@ -58,15 +59,13 @@ COLUMNS: tuple[tuple[str, int], ...] = (
     ("moved", -1),
     ("relation_moved", -1),
     ("exchanged", -1),
-    ("inflected", -1),
-    ("case", -1),
     ("taken_back", -1),
     ("weak_edit", -1),
 )
 NAMES = tuple(name for name, _ in COLUMNS)
 DIRECTIONS = tuple(direction for _, direction in COLUMNS)
 # Raise when what a column means changes: an artefact is bound to it.
-VERSION = 5
+VERSION = 6
 
 
 def features_hash(lists: WordLists) -> str:
@@ -80,16 +79,24 @@ class Reading:
     """A text read into words.
 
     Attributes:
-        words: As `Lexicon.words` gives them.
-        forms: The same, as written.
+        written: Its words, and what stands between them.
         edits: Where the speaker may have corrected himself.
-        one_case: Whether the case of its letters says nothing: all small, or all capitals.
+        case: Of its letters: `small`, `capitals` or `mixed`.
     """
 
-    words: tuple[Word, ...]
-    forms: tuple[str, ...]
+    written: Written
     edits: tuple[Edit, ...]
-    one_case: bool
+    case: str
+
+
+@dataclass(slots=True)
+class _Said:
+    """What a reading says once what the speaker took back is out; see `Written`."""
+
+    words: list[Word]
+    forms: list[str]
+    gaps: list[str]
+    case: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +106,8 @@ class Differences:
     Attributes:
         columns: In the order of `NAMES`.
         refused: Whether nothing else counts: the texts name different numbers, share too little, say the same words
-            of one another ("from Paris to London"), or ask about spelling and differ in it.
+            of one another ("from Paris to London"), or are written with other marks, endings, capitals or line
+            breaks where these may matter.
     """
 
     columns: FloatArray
@@ -116,55 +124,109 @@ def differences(a: Reading, b: Reading) -> Differences:
         a: One text.
         b: The other one.
     """
-    if (len(b.words), b.forms) < (len(a.words), a.forms):
+    if (len(b.written.words), b.written.forms) < (len(a.written.words), a.written.forms):
         # One order for both directions: which of two equally good alignments is found depends on it.
         a, b = b, a
+    one, two = a.written, b.written
+    if one.literal != two.literal or one.last != two.last or {one.mark, two.mark} == {".", "?"}:
+        return REFUSED
     told = Told()
-    (words_a, forms_a), (words_b, forms_b) = (list(a.words), list(a.forms)), (list(b.words), list(b.forms))
-    if forms_a != forms_b and (_literal(words_a) or _literal(words_b)):
-        return REFUSED
+    said_a, said_b = (
+        _Said(list(x.written.words), list(x.written.forms), list(x.written.gaps), x.case) for x in (a, b)
+    )
     if a.edits or b.edits:
-        _repaired(words_a, forms_a, a.edits, words_b, told)
-        _repaired(words_b, forms_b, b.edits, words_a, told)
-    numbers_a = {w.text for w in words_a if w.kind == "number"}
-    if numbers_a != {w.text for w in words_b if w.kind == "number"}:
+        _repaired(said_a, a.edits, said_b.words, told)
+        _repaired(said_b, b.edits, said_a.words, told)
+    words_a, words_b = said_a.words, said_b.words
+    if _texts(words_a, "number") != _texts(words_b, "number"):
         return REFUSED
-    alone_a, alone_b = align(words_a, words_b, told)
+    alone_a, alone_b, partners = align(words_a, words_b, told)
     telling_a = sum(words_a[at].kind in TELLING for at in alone_a)
     telling_b = sum(words_b[at].kind in TELLING for at in alone_b)
-    if max(telling_a, telling_b) > MOST_ALONE:
+    if (
+        max(telling_a, telling_b) > MOST_ALONE
+        or told.inflected
+        or _otherwise_written(said_a, said_b, partners)
+    ):
         return REFUSED
-    if not (a.one_case or b.one_case):
-        told.case = _case_changed(forms_a, forms_b)
     if alone_a or alone_b:
-        _compare((words_a, forms_a, alone_a), (words_b, forms_b, alone_b), told)
+        _compare((words_a, said_a.forms, alone_a), (words_b, said_b.forms, alone_b), told)
     told.longer = abs(len(words_a) - len(words_b))
     columns = np.array([getattr(told, name) for name in NAMES], np.float32)
     turned = told.relation_moved or told.exchanged or told.numbers_moved
     return Differences(columns, bool(turned))
 
 
-def _literal(words: list[Word]) -> bool:
-    """Whether a text asks about how something is written: then a slip or a capital may be what it is about."""
-    return any(word.literal for word in words)
+def _texts(words: Sequence[Word], kind: str) -> list[str]:
+    """Return the words of one kind: numbers as they may stand in any order, signs as they stand."""
+    found = [word.text for word in words if word.kind == kind]
+    return sorted(found) if kind == "number" else found
 
 
-def _repaired(
-    words: list[Word], forms: list[str], edits: Sequence[Edit], other: Sequence[Word], told: Told
-) -> None:
+def _otherwise_written(a: _Said, b: _Said, partners: list[tuple[int, int]]) -> bool:
+    """Whether the marks, the capitals or the owner's forms of two texts differ where that may matter."""
+    if _texts(a.words, "symbol") != _texts(b.words, "symbol") or hard(a.gaps) != hard(b.gaps):
+        return True
+    there = dict(partners)
+    for at, to in partners:
+        x, y = a.forms[at], b.forms[to]
+        if x != y:
+            owners = x.lower().endswith(("'s", "s'")) != y.lower().endswith(("'s", "s'"))
+            if owners or (x.lower() == y.lower() and not _case_forgiven(a, at, b, to)):
+                return True
+        # What stands between the same two words.
+        if there.get(at + 1) == to + 1 and not same_gap(a.gaps[at + 1], b.gaps[to + 1]):
+            return True
+    return False
+
+
+def _case_forgiven(a: _Said, at: int, b: _Said, to: int) -> bool:
+    """Whether a word may be written in both cases.
+
+    In a text without capitals, or all in capitals, case says nothing; yet "us" is not "US", nor "mb" "Mb" or "-d"
+    "-D": only words that are plainly capitalised, or small, in the other text.
+    """
+    if b.case == "mixed" and a.case != "mixed":
+        a, at, b, to = b, to, a, at
+    form, other = a.forms[at], b.forms[to]
+    plain = len(form) > 1 and form.replace("'", "").isalpha() and form[1:].islower()
+    if a.case == "mixed" and b.case == "mixed":
+        # The first word of a sentence.
+        return at == 0 and to == 0 and form[1:] == other[1:] and form[1:].islower()
+    if form == "I" or other == "I":
+        return any(word.modal for word in (*a.words[max(0, at - 1) : at], *a.words[at + 1 : at + 2]))
+    if a.words[at].kind in ("code", "number"):
+        return False
+    if a.case == "mixed":
+        return plain or (b.case == "capitals" and form == "a") or (at == 0 and form == "A")
+    # Small letters to capitals.
+    return a.words[at].text.replace("'", "").isalpha()
+
+
+def _repaired(said: _Said, edits: Sequence[Edit], other: Sequence[Word], told: Told) -> None:
     """Take what the speaker took back out of a text, in place."""
     towards = [w.stem for w in other]
-    edits = [e for e in edits if not _quoted(words, e) and (not e.weak or _asks(words, e))]
+    edits = [e for e in edits if not _quoted(said.words, e) and (not e.weak or _asks(said.words, e))]
     for _ in range(MOST_REPAIRS):
-        done = repair([w.stem for w in words], edits, towards) if edits else None
-        if done is None:
+        done = repair([w.stem for w in said.words], edits, towards) if edits else None
+        if done is None or not _in_speech(said.gaps, done.kept):
             break
-        told.taken_back += len(words) - len(done.kept)
-        words[:] = [words[at] for at in done.kept]
-        forms[:] = [forms[at] for at in done.kept]
+        told.taken_back += len(said.words) - len(done.kept)
+        said.gaps[:] = [
+            said.gaps[at] if at == before + 1 else PAUSE + "".join(said.gaps[before + 1 : before + 2])
+            for before, at in zip((-1, *done.kept), done.kept, strict=False)
+        ]
+        said.words[:] = [said.words[at] for at in done.kept]
+        said.forms[:] = [said.forms[at] for at in done.kept]
         told.weak_edit = max(told.weak_edit, float(done.weak))
         # What a second repair would take back stands before the first one's place.
         edits = [e for e in edits if e.end <= done.before]
+
+
+def _in_speech(gaps: Sequence[str], kept: Sequence[int]) -> bool:
+    """Whether nothing but pauses goes with what is taken back: no quotes, brackets or colons."""
+    stays = {at for before, at in zip((-1, *kept), kept, strict=False) if at == before + 1}
+    return all(spoken(gap) for at, gap in enumerate(gaps) if at not in stays)
 
 
 def _quoted(words: list[Word], edit: Edit) -> bool:
@@ -260,10 +322,3 @@ def _chunk(left_a: list[Word], left_b: list[Word]) -> float:
     x = np.add.reduce([w.tokens[0] for w in left_a])
     y = np.add.reduce([w.tokens[0] for w in left_b])
     return float(x @ y / max(np.sqrt((x @ x) * (y @ y)), 1e-6))
-
-
-def _case_changed(forms_a: list[str], forms_b: list[str]) -> int:
-    """How many words at the same place differ in case alone, behind the first; only for texts of equal length."""
-    if len(forms_a) != len(forms_b):
-        return 0
-    return sum(x != y and x.lower() == y.lower() for x, y in zip(forms_a[1:], forms_b[1:], strict=True))

@@ -23,7 +23,7 @@ from ..arrays import read_arrays
 from ..errors import SmallfirstError
 from ..scoring.embedding import FloatArray, TokenEmbedding, unit
 from .differences import Differences, Reading, differences, features_hash
-from .repair import Edits
+from .repair import Edit, Edits
 from .words import Lexicon, WordLists
 
 TREE_DEPTH = 3
@@ -156,7 +156,7 @@ class Equivalence:
         return cls(Lexicon(embedding, lists), judge, card)
 
     def read(self, text: str) -> Question | None:
-        """Read a text; None where there is nothing to compare: no words, or more than 600."""
+        """Read a text; None where there is nothing to compare: no words, or too many (150, 2,000 letters)."""
         return self._reader.read(text)
 
     def probability(self, asked: Question, stored: Question) -> float:
@@ -197,15 +197,15 @@ class Reader:
 
     def read(self, text: str) -> Question | None:
         """See `Equivalence.read`."""
-        read = self._lexicon.words(text)
+        read = self._lexicon.read(text)
         if read is None:
             return None
-        words = tuple(word for word, _ in read)
-        forms = tuple(form for _, form in read)
-        edits = self._edits.find([word.text for word in words])
-        vector = np.add.reduce([word.tokens[0] for word in words])
-        one_case = text.islower() or text.isupper()
-        return Question(text, unit(vector), Reading(words, forms, edits, one_case))
+        edits: tuple[Edit, ...] = ()
+        if not read.literal:
+            edits = self._edits.find([word.text for word in read.words], read.forms, read.gaps)
+        vector = np.add.reduce([word.tokens[0] for word in read.words])
+        case = "small" if text.islower() else "capitals" if text.isupper() else "mixed"
+        return Question(text, unit(vector), Reading(read, edits, case))
 
 
 def pair_key(a: str, b: str) -> int:

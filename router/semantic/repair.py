@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from rapidfuzz.distance import Indel
 
+from .marks import set_off, spoken
 from .words import WordLists
 
 # Of a text, so many edits are looked at, and so many repairs made one after the other.
@@ -20,6 +21,60 @@ MOST_EDITS, MOST_REPAIRS = 6, 2
 # How many words more or fewer than fit are tried for a reparandum: the other text may have a slip of its own.
 SLACK = 1
 ASKING = frozenset({"who", "what", "which", "when", "where", "why", "how"})
+# A question may start with one of these.
+BEFORE_ASKING = frozenset(
+    {"in", "after", "before", "at", "on", "by", "for", "from", "to", "with", "during", "since"}
+)
+# After these, "I mean" is asked about.
+MEANING = frozenset(
+    {
+        "do",
+        "did",
+        "does",
+        "would",
+        "could",
+        "can",
+        "should",
+        "what",
+        "that",
+        "if",
+        "the",
+        "a",
+        "an",
+        "say",
+        "said",
+        "says",
+        "sang",
+        "wrote",
+        "word",
+    }
+)
+# After these, a "no" may be what is said.
+SAYING = frozenset(
+    {
+        "say", "says", "said", "saying", "vote", "votes", "voted", "voting", "answer", "answers", "answered",
+        "answering", "yes", "mean", "means", "hear", "heard",
+    }
+)  # fmt: skip
+# After these it is mostly no edit, either.
+ANSWERING = frozenset(
+    {"or", "and", "a", "the", "get", "got", "with", "has", "have", "had", "there", "is", "are"}
+)
+# After these, a title may stand.
+TITLED = frozenset(
+    {
+        "sang", "sing", "sings", "sung", "wrote", "write", "say", "says", "said", "song", "film", "movie", "book",
+        "called", "titled", "named", "directed", "watch", "read", "line", "play", "plays",
+    }
+)  # fmt: skip
+# Behind a lone "no", these show that a part of the sentence starts anew.
+RESTARTING = frozenset({"the", "a", "an", "are", "was", "were", "did", "does", "each"})
+# Likewise where they stand before it, too: "the presence of students, no, of workers".
+AGAIN = frozenset({"in", "of", "on", "at", "for", "to", "from", "with", "by", "not"})
+# Edits that are names of things, too.
+NOUNS = frozenset({"wait", "waits", "er", "err", "erm", "ah", "oh", "hm", "hmm"})
+# A question that starts with a capital starts anew.
+CAPITAL_ASKING = frozenset(word.capitalize() for word in ASKING)
 # A correction at the end of a text has at most so many words.
 MOST_LATE = 6
 
@@ -55,44 +110,159 @@ class Repair:
 
 
 class Edits:
-    """Finds edits in texts."""
+    """Finds edits in texts: only such as cannot be read otherwise where they stand.
+
+    "Um" and "I mean" are always said in passing. "Sorry", "no" and the like are edits where they are set off by commas,
+    stand beside another edit, or are followed by a question that starts anew; else they may be what is asked about
+    ("wait list", "no pets"). Nothing is an edit in capitals ("ER"), behind a colon, in quotes, or in several lines.
+    """
 
     def __init__(self, lists: WordLists) -> None:
-        longest_first = sorted(lists.edits, key=len, reverse=True)
-        phrases = "|".join(longest_first)
-        self._run = re.compile(rf"(?<!\S)(?:(?:{phrases})(?:\s+|$))+")
+        sure = "|".join(sorted(lists.sure_edits, key=len, reverse=True))
+        other = "|".join(sorted(lists.edits, key=len, reverse=True))
+        self._run = re.compile(rf"(?<!\S)(?:(?:{sure}|{other})(?=\s|$)\s?)+")
+        self._one = re.compile(rf"(?<!\S)(?:(?P<sure>{sure})|{other})(?=\s|$)")
         self._weak = lists.classes["weak_edits"]
         self._none = lists.classes["no_edits"]
 
-    def find(self, words: Sequence[str]) -> tuple[Edit, ...]:
+    def find(self, words: Sequence[str], forms: Sequence[str], gaps: Sequence[str]) -> tuple[Edit, ...]:
         """Return the edits of a text, by their place; mostly none.
 
         Args:
             words: Of the text, lower case.
+            forms: The same, as written.
+            gaps: What stands before each word.
         """
         joined = " ".join(words)
-        found = []
+        found: list[Edit] = []
         for run in self._run.finditer(joined):
             said = run.group().split()
             start = joined.count(" ", 0, run.start())
             end = start + len(said)
-            if all(word in self._none for word in said):
-                # "Tea or coffee" and "tell me" take nothing back; "who runs, or first, what is" does.
-                asks = end < len(words) and words[end] in ASKING
-                if not (asks and "or" in said and len(said) > 1):
-                    continue
-            found.append(Edit(start, end, all(word in self._weak for word in said)))
-            if len(found) == MOST_EDITS:
+            # Nothing is taken back by an edit at the end.
+            if end >= len(words) or len(found) == MOST_EDITS:
                 break
-        # Nothing follows an edit at the end; nothing is taken back by one that "rather than", "instead of" go on from.
-        return tuple(
-            edit
-            for edit in found
-            if edit.end < len(words)
-            and not (
-                words[edit.end - 1] in ("rather", "instead", "first") and words[edit.end] in ("than", "of")
-            )
+            if any("\n" in gap or ":" in gap or "`" in gap for gap in gaps[1 : start + 1]):
+                break
+            inside = sum(gap.count('"') for gap in gaps[: start + 1]) % 2
+            spoken_there = all(spoken(gap) and gap != "-" for gap in gaps[max(1, start) : end + 1])
+            if inside or not spoken_there or not _small(forms, start, end):
+                continue
+            anew = forms[end] in CAPITAL_ASKING and not all(word in self._none for word in said)
+            if anew or self._takes_back(run.group(), said, words, gaps, start, end):
+                found.append(Edit(start, end, all(word in self._weak for word in said)))
+        return tuple(found)
+
+    def _takes_back(
+        self, run: str, said: list[str], words: Sequence[str], gaps: Sequence[str], start: int, end: int
+    ) -> bool:
+        """Whether a run of edits takes something back where it stands."""
+        before, after = words[start - 1] if start else "", words[end]
+        if said[-1] in ("rather", "instead", "first") and after in ("than", "of"):
+            return False
+        phrases = list(self._one.finditer(run))
+        if any(phrase["sure"] for phrase in phrases):
+            if said[0] == "i":
+                # "What do I mean by it?"
+                return before not in MEANING
+            # "The UH 60".
+            return not after.isdigit() or set_off(gaps[end]) or len(said) > 1
+        if before in TITLED:
+            # "Who sang oh no?"
+            return False
+        asks = _question(words, end)
+        there = _Place(
+            said,
+            words[max(0, start - 6) : start],
+            asks or after,
+            asks=bool(asks),
+            apart=start > 0 and set_off(gaps[start]) and set_off(gaps[end]),
         )
+        if all(word in self._none for word in said):
+            # "Tea or coffee" and "tell me" take nothing back; "who runs, or first, what is" does.
+            return there.asks and "or" in said and len(said) > 1
+        if all(word in self._weak for word in said):
+            return there.weak_takes_back()
+        telling = [word for word in said if word not in self._weak]
+        return there.apart or there.telling_takes_back(telling, alone=len(phrases) == 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a run of edits stands.
+
+    Attributes:
+        said: Its words.
+        before: The words before it.
+        after: The word behind it; where a question starts there, its question word.
+        asks: Whether a question starts behind it.
+        apart: Whether it is set off on both sides.
+    """
+
+    said: list[str]
+    before: Sequence[str]
+    after: str
+    asks: bool
+    apart: bool
+
+    def weak_takes_back(self) -> bool:
+        """Whether a run of words that are common in other roles takes something back."""
+        said, before = self.said, self.before[-1] if self.before else ""
+        if before in SAYING:
+            return False
+        if self.asks:
+            return True
+        if before in ANSWERING:
+            return False
+        denies = said[0] in ("no", "nope", "nah")
+        if denies and (self.apart or (len(said) > 1 and said[-1] != "or")):
+            return True
+        if said == ["rather"]:
+            return self.after == "the" and "would" not in self.before
+        if said != ["no"]:
+            return False
+        again = self.after in AGAIN and self.after in self.before
+        return again or self.after in RESTARTING or (before.isdigit() and self.after.isdigit())
+
+    def telling_takes_back(self, telling: list[str], *, alone: bool) -> bool:
+        """Whether a run that is not set off takes something back.
+
+        Args:
+            telling: Its words that are not weak.
+            alone: Whether it is one edit.
+        """
+        said = self.said
+        if all(word in NOUNS for word in telling):
+            # "A wait list", "no er doctors"; but "no wait the brain".
+            if self.asks:
+                return telling[-1] != "wait" or self.after in ("what", "who", "which") or len(said) > 1
+            several = len(said) > 1 and (self.after in ("the", "a") or said[-1] not in NOUNS)
+            return len(set(telling)) > 1 or several
+        if not alone:
+            return True
+        if said[0] in ("hold", "hang", "wow"):
+            return False
+        if said == ["sorry"]:
+            return self.after in ("what", "who", "which", "the")
+        return self.asks and said[0] not in ("i", "tell", "first")
+
+
+def _question(words: Sequence[str], at: int) -> str:
+    """Return the question word that a question starts with at a place ("what", "in which"); empty if none does."""
+    word = words[at]
+    if word in ASKING:
+        return "" if word == "how" and words[at + 1 : at + 2] == ["to"] else word
+    following = words[at + 1 : at + 2]
+    return following[0] if word in BEFORE_ASKING and following and following[0] in ("what", "which") else ""
+
+
+def _small(forms: Sequence[str], start: int, end: int) -> bool:
+    """Whether the words of an edit are written small, but for "I" and the first one of the text."""
+    return all(
+        form.islower() or form == "I" or (at == 0 and form[1:].islower())
+        for at, form in enumerate(forms[:end])
+        if at >= start
+    )
 
 
 def repair(words: Sequence[str], edits: Sequence[Edit], towards: Sequence[str]) -> Repair | None:

@@ -1,4 +1,4 @@
-"""Reading a text into words that can be compared: numbers, contractions and courtesies are brought to one form.
+"""Reading a text into words that can be compared: spelled numbers, contractions and courtesies have one form.
 
 What the word classes are is data (`data/words.json`), English as the requests are. What every word is like (its class,
 its vector, its weight) is looked up once and kept, as requests share most of their words.
@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 
 from ..scoring.embedding import FloatArray, TokenEmbedding, unit
+from .forms import apart, continues, is_number, number, shortest, stem, value_of
+from .marks import between, closing, ending, material, one_form, opening
 
 # Longer texts are not compared: they are documents, of which one changed word changes the answer.
-MAX_WORDS = 600
+MAX_WORDS, MAX_CHARACTERS = 150, 2_000
 # Words whose properties are kept; about 1.3 kB each.
 KEPT_WORDS = 20_000
 # The length of the vector of a word that tells what a text is about (function words have 2, names 15 to 20).
 TELLING = 15.0
 # The weight of words that say little of what a text is about: "use", "provide", "available".
 LIGHT = 0.2
-SHORT_FORMS = MappingProxyType({"ll": "will", "re": "are", "ve": "have", "d": "would", "m": "am"})
 # In the order of the fields of `Word`.
 CLASSES = ("negation", "quantity", "unit", "ask", "modal", "relation", "filler", "literal", "quoting")
 
@@ -40,7 +39,7 @@ _WORDS = re.compile(
     rf"{_CODE}|\d+(?:st|nd|rd|th)\b|{_NUMBER}(?=\W|$|[a-z])|{_SINGLE}|\w+(?:['’][a-z]+)?|[^\w\s]+",
     re.IGNORECASE,
 )
-# Marks that change no answer by themselves.
+# Marks that are no word of their own; they are kept as what stands between words.
 _SOFT = re.compile(r"[.,?!;:'\"`´‘’“”„«»()\[\]{}…–—*#|-]+")
 
 
@@ -49,7 +48,7 @@ class Word:
     """What is known of a word.
 
     Attributes:
-        text: As it is compared: lower case, a number in its shortest form.
+        text: As it is compared: lower case, a number in digits, with the zeros that it is written with.
         stem: Without the endings of its inflection; words with the same stem are aligned.
         kind: `content`, `number`, `code`, `symbol` or `function`.
         weight: How much it tells, in [0, 1].
@@ -100,7 +99,8 @@ class WordLists:
         synonyms: Numbers of the sets that a stem is in.
         antonyms: Likewise.
         opposites: To a word, its opposites.
-        edits: Patterns of what a speaker says before correcting himself.
+        edits: Patterns of what a speaker says before correcting himself; `sure_edits` are said for nothing else.
+        sure_edits: See `edits`.
         source: The file, which an artefact is bound to.
     """
 
@@ -113,6 +113,7 @@ class WordLists:
     antonyms: Mapping[str, frozenset[int]]
     opposites: Mapping[str, tuple[str, ...]]
     edits: tuple[str, ...]
+    sure_edits: tuple[str, ...]
     source: bytes
 
     @classmethod
@@ -124,7 +125,7 @@ class WordLists:
             name: frozenset(lists[name].split()) for name in (*CLASSES, "function", "weak_edits", "no_edits")
         }
         return cls(
-            classes | {"light": frozenset(_stem(word) for word in lists["light"].split())},
+            classes | {"light": frozenset(stem(word) for word in lists["light"].split())},
             {name: frozenset(lists[name]) for name in ("opening", "closing")},
             {name: lists[name] for name in ("contractions", "symbols", "ordinals", "irregular")},
             lists["numbers"],
@@ -133,12 +134,50 @@ class WordLists:
             _sets(lists["antonyms"], lists["irregular"]),
             _opposites(lists["antonyms"]),
             tuple(lists["edits"]),
+            tuple(lists["sure_edits"]),
             source,
         )
 
     def stem(self, word: str) -> str:
         """Return what inflections of a word have in common."""
-        return _stem(self.forms["irregular"].get(word, word))
+        return stem(self.forms["irregular"].get(word, word))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Written:
+    """A text as words and what stands between them.
+
+    Attributes:
+        words: In their order.
+        forms: The same, as written; of a contraction, each word's own part.
+        gaps: What stands before each word, see `marks.between`.
+        last: What stands after the last word, less the mark that ends a sentence.
+        mark: That mark: nothing, a full stop, or a question mark.
+        literal: The whole text where it asks about how something is written: then nothing may differ. Else empty.
+    """
+
+    words: tuple[Word, ...]
+    forms: tuple[str, ...]
+    gaps: tuple[str, ...]
+    last: str
+    mark: str
+    literal: str
+
+
+@dataclass(slots=True)
+class _Plain:
+    """A text while it is read; see `Written`."""
+
+    words: list[str]
+    forms: list[str]
+    gaps: list[str]
+    after: str = ""
+    capitals: bool = False
+
+    def add(self, word: str, form: str, gap: str) -> None:
+        self.words.append(word)
+        self.forms.append(form)
+        self.gaps.append(gap)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,55 +188,83 @@ class Lexicon:
     lists: WordLists
     _known: dict[str, Word] = field(default_factory=dict, repr=False)
 
-    def words(self, text: str) -> list[tuple[Word, str]] | None:
-        """Return the words of a text, each with its form as written; None if there are none, or too many.
-
-        Courtesies at the ends are left out, and marks that change no answer.
-        """
-        if len(text) > 40 * MAX_WORDS:
+    def read(self, text: str) -> Written | None:
+        """Read a text, less the courtesies at its ends; None if there are no words, or too many."""
+        if len(text) > MAX_CHARACTERS:
             return None
-        # Quotes are often escaped once too much.
-        text = text.replace('\\"', '"')
-        if not text.isascii():
-            text = unicodedata.normalize("NFKC", text)
-        pieces = _WORDS.findall(text)
-        if len(pieces) > 2 * MAX_WORDS:
+        text = one_form(text)
+        pieces = list(_WORDS.finditer(text))
+        if not pieces or len(pieces) > 2 * MAX_WORDS:
             return None
-        read, written = self._plain(pieces, capitals=text.isupper())
-        read, written = self._spelled_numbers(read, written)
-        start, end = self._courtesies(read)
-        read, written = read[start:end], written[start:end]
-        if not read or len(read) > MAX_WORDS:
+        plain = self._plain(text, pieces)
+        if not plain.words:
             return None
+        plain = self._spelled_numbers(plain)
         known = self._known
         if len(known) > KEPT_WORDS:
             known.clear()
-        return [
-            (known.get(word) or self._look_up(word), form) for word, form in zip(read, written, strict=True)
-        ]
+        words = [known.get(word) or self._look_up(word) for word in plain.words]
+        literal = any(word.literal for word in words)
+        start, end = (0, len(words)) if literal else self._courtesies(plain)
+        if end - start > MAX_WORDS:
+            return None
+        gaps = plain.gaps[start:end]
+        after = plain.gaps[end] if end < len(words) else plain.after
+        if start:
+            gaps[0] = ""
+        if end < len(words):
+            # What ends the sentence stands before the courtesy.
+            after = after.replace(",", "").rstrip()
+        last, mark = ending(after, plain.forms[end - 1], material=literal or material(gaps[1:]))
+        return Written(
+            tuple(words[start:end]),
+            tuple(plain.forms[start:end]),
+            tuple(gaps),
+            last,
+            mark,
+            text if literal else "",
+        )
 
-    def _plain(self, pieces: Sequence[str], *, capitals: bool) -> tuple[list[str], list[str]]:
-        """Return the words that pieces of text are, in one form, and as written."""
-        read: list[str] = []
-        written: list[str] = []
+    def _plain(self, text: str, pieces: Sequence[re.Match[str]]) -> _Plain:
+        """Return the words that pieces of a text are, in one form, as written, and what stands between them."""
+        plain = _Plain([], [], [])
         forms, classes = self.lists.forms, self.lists.classes
         contractions, symbols, ordinals = forms["contractions"], forms["symbols"], forms["ordinals"]
         function, negation = classes["function"], classes["negation"]
-        for piece in pieces:
+        capitals = text.isupper()
+        exact = any(mark in text for mark in '`"\n')
+        # What is quoted counts as it is written.
+        quoting = any(mark in text for mark in '`"')
+        behind = 0
+        for match in pieces:
+            piece = match.group()
             # A star alone may be a sign of arithmetic.
             if piece != "*" and _SOFT.fullmatch(piece):
                 continue
-            word = piece.lower().replace("’", "'")
-            parts = contractions[word].split() if word in contractions else _apart(word)
+            gap = between(text[behind : match.start()], exact=exact)
+            beside = text[behind : match.start()][-1:]
+            behind = match.end()
+            word = piece.lower()
+            # ".ts" is no word, and "x'd" in a program no short form.
+            inside = beside and not beside.isspace() and beside not in "\"'(,"
+            parts = contractions[word].split() if word in contractions and not inside else apart(word)
+            if quoting:
+                parts = [word]
             if len(parts) > 1:
-                read += parts
-                written += [piece, *parts[1:]]
+                head = piece[: len(parts[0])]
+                others = [part.upper() for part in parts[1:]] if capitals else parts[1:]
+                plain.add(parts[0], head if head.lower() == parts[0] else parts[0], gap)
+                for part, other in zip(parts[1:], others, strict=True):
+                    plain.add(part, other, "")
                 continue
             word = parts[0]
             if word[0].isdigit() or (word[0] == "-" and len(word) > 1):
-                word = ordinals.get(word) or _number(word)
+                word = ordinals.get(word) or number(word)
             elif word in symbols:
-                word = symbols[word]
+                word = _sign(word, symbols[word], text, match)
+            elif not capitals and plain.words and piece == "A":
+                # "Vitamin A" is no vitamin of any kind.
+                word = piece
             elif (
                 not capitals
                 and len(word) > 1
@@ -207,51 +274,64 @@ class Lexicon:
             ):
                 # "US" is not "us", nor "WHO" "who".
                 word = piece
-            read.append(word)
-            written.append(piece)
-        return read, written
+            plain.add(word, piece, gap)
+        plain.after = between(text[behind:].rstrip(), exact=exact)
+        plain.capitals = capitals
+        return plain
 
-    def _spelled_numbers(self, read: list[str], written: list[str]) -> tuple[list[str], list[str]]:
+    def _spelled_numbers(self, plain: _Plain) -> _Plain:
         """Write spelled numbers as digits: "twenty five thousand" and "25 thousand" are 25000."""
         numbers, scales = self.lists.numbers, self.lists.scales
-        if not any(word in numbers or word in scales for word in read):
-            return read, written
-        out: list[str] = []
-        forms: list[str] = []
+        if not any(word in numbers or word in scales for word in plain.words):
+            return plain
+        out = _Plain([], [], [], plain.after, plain.capitals)
         # What is complete ("two thousand"), and what a scale may still multiply; None outside of a number.
         total: float = 0.0
         part: float | None = None
-        for word, form in zip(read, written, strict=True):
-            plain, scale = numbers.get(word), scales.get(word)
-            if plain is not None and part is not None and _continues(total, part, plain):
-                part += plain
-            elif scale is not None and out and (part is not None or out[-1] in ("a", "one")):
+        alone = False
+        for word, form, gap in zip(plain.words, plain.forms, plain.gaps, strict=True):
+            value, scale = numbers.get(word), scales.get(word)
+            if form[0].isupper() and out.words and not plain.capitals:
+                # "Who directed Seven?" asks for a film.
+                value = scale = None
+            if gap not in ("", "-"):
+                part = None
+            if value is not None and part is not None and continues(total, part, value):
+                part += value
+            elif (
+                scale is not None
+                and out.words
+                and (part is not None or (not gap and out.words[-1] in ("a", "one")))
+            ):
                 part = (part or 1) * scale
                 if scale > 100:
                     total, part = total + part, 0.0
             else:
-                total, part = 0.0, _value(word) if plain is None else float(plain)
-                out.append(word if plain is None and scale is None else _shortest(float(plain or scale or 0)))
-                forms.append(form)
+                total, part = 0.0, value_of(word) if value is None else float(value)
+                spelled = value if value is not None else scale
+                alone = spelled is not None
+                out.add(word if spelled is None else shortest(float(spelled)), form, gap)
                 continue
-            out[-1] = _shortest(total + part)
-        return out, forms
+            alone = False
+            out.words[-1] = shortest(total + part)
+        if alone:
+            # "Who directed seven?"
+            out.words[-1] = plain.words[-1]
+        return out
 
-    def _courtesies(self, read: list[str]) -> tuple[int, int]:
+    def _courtesies(self, plain: _Plain) -> tuple[int, int]:
         """Return where what is asked starts and ends. What is nothing but courtesies stays as it is."""
-        openings, closings = self.lists.phrases["opening"], self.lists.phrases["closing"]
-        start, end = 0, len(read)
-        again = True
-        while again:
-            again = False
-            for width in range(min(5, end - start - 1), 0, -1):
-                if " ".join(read[start : start + width]) in openings:
-                    start, again = start + width, True
-                    break
-            for width in range(min(5, end - start - 1), 0, -1):
-                if " ".join(read[end - width : end]) in closings:
-                    end, again = end - width, True
-                    break
+        words, gaps = plain.words, plain.gaps
+        first = [form.lower() for form in plain.forms] if plain.capitals else plain.forms
+        start, end = 0, len(words)
+        phrases, function = self.lists.phrases, self.lists.classes["function"]
+        while (to := opening(words, first, gaps, phrases["opening"], function=function, start=start)) > start:
+            start = to
+        if material(gaps[start + 1 :]) or "".join(gaps).count('"') % 2:
+            # What is to be translated or judged may end in "thanks".
+            return start, end
+        while (to := closing(words, gaps, phrases["closing"], end=end)) < end and to > start:
+            end = to
         return start, end
 
     def _look_up(self, word: str) -> Word:
@@ -259,10 +339,10 @@ class Lexicon:
         tokens = self.embedding.vectors[ids].sum(axis=0) if len(ids) else self.embedding.mean(ids)
         stem = self.lists.stem(word)
         classes = self.lists.classes
-        if _is_number(word):
+        if is_number(word):
             kind = "number"
         elif "_" in word or any(mark in word for mark in "./@\\") or (
-            any(c.isdigit() for c in word) and any(c.isalpha() for c in word)
+            any(c.isdigit() or c.isnumeric() for c in word)
         ):  # fmt: skip
             kind = "code"
         elif not any(c.isalnum() for c in word):
@@ -293,24 +373,12 @@ class Lexicon:
         return min(1.0, max(2 * LIGHT, length / TELLING))
 
 
-def _apart(word: str) -> tuple[str, ...]:
-    """Take a word with an apostrophe apart: "don't" is two words, "father's" one, with its owner's form."""
-    head, mark, tail = word.partition("'")
-    if not mark or not head:
-        return (word,)
-    if tail in ("s", ""):
-        return (head,)
-    if tail == "t" and head.endswith("n") and len(head) > 2:
-        return (head[:-1], "not")
-    return (head, SHORT_FORMS[tail]) if tail in SHORT_FORMS else (word,)
-
-
 def _sets(lines: list[str], irregular: Mapping[str, str]) -> Mapping[str, frozenset[int]]:
     of: dict[str, set[int]] = {}
-    for number, line in enumerate(lines):
+    for at, line in enumerate(lines):
         for word in line.split():
-            of.setdefault(_stem(irregular.get(word, word)), set()).add(number)
-    return {stem: frozenset(numbers) for stem, numbers in of.items()}
+            of.setdefault(stem(irregular.get(word, word)), set()).add(at)
+    return {one: frozenset(numbers) for one, numbers in of.items()}
 
 
 def _opposites(lines: list[str]) -> Mapping[str, tuple[str, ...]]:
@@ -321,60 +389,9 @@ def _opposites(lines: list[str]) -> Mapping[str, tuple[str, ...]]:
     return of
 
 
-def _stem(word: str) -> str:
-    """Cut the endings of English inflection; crude, but the same for both texts."""
-    if not word.isalpha() or len(word) < 4:
-        return word
-    if word.endswith("ied") and len(word) > 4:
-        return word[:-3] + "y"
-    if word.endswith("ies") and len(word) > 4:
-        word = word[:-3] + "y"
-    elif word.endswith(("sses", "shes", "ches", "xes")):
-        word = word[:-2]
-    elif word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        word = word[:-1]
-    if word.endswith("ing") and len(word) > 5:
-        word = _undoubled(word[:-3])
-    elif word.endswith("ed") and len(word) > 4:
-        word = _undoubled(word[:-2])
-    return word[:-1] if word.endswith("e") and len(word) > 3 else word
-
-
-def _undoubled(word: str) -> str:
-    return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "lsz" else word
-
-
-def _number(word: str) -> str:
-    """Bring a number to its shortest form; what only starts like one stays as it is."""
-    plain = word.replace(",", "")
-    if plain.isdigit():
-        # Not more than one zero goes: "05" is a month, "007" is a name.
-        return plain[1:] if len(plain) == 2 and plain[0] == "0" else plain
-    try:
-        return _shortest(float(plain)) if len(plain) < 15 else plain
-    except ValueError:
-        return word
-
-
-def _continues(total: float, part: float, plain: int) -> bool:
-    """Whether a spelled number goes on: twenty *five*, two hundred *fifty*, two thousand *ten*."""
-    if part == 0:
-        return total > 0
-    return (part % 100 >= 20 and part % 10 == 0 and 0 < plain < 10) or (
-        part >= 100 and part % 100 == 0 and 0 < plain < 100
-    )
-
-
-def _shortest(value: float) -> str:
-    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
-
-
-def _value(word: str) -> float | None:
-    if not _is_number(word) or len(word) > 12:
-        return None
-    return float(word)
-
-
-def _is_number(word: str) -> bool:
-    plain = word.removeprefix("-").replace(".", "", 1)
-    return plain.isascii() and plain.isdigit()
+def _sign(piece: str, word: str, text: str, match: re.Match[str]) -> str:
+    """Return the word that a sign stands for, where it does: "$5", "5%", "a & b", but not "$x", "a&b"."""
+    before, after = text[: match.start()][-1:], text[match.end() :][:1]
+    if piece == "&":
+        return word if before.isspace() and after.isspace() else piece
+    return word if (before if piece == "%" else after).isdigit() else piece

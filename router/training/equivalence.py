@@ -22,7 +22,7 @@ from ..scoring.embedding import FloatArray, TokenEmbedding
 from ..semantic.differences import DIRECTIONS, features_hash
 from ..semantic.equivalence import TREE_DEPTH, Judge, Question, Reader, compare, pair_key, safe_threshold
 from ..semantic.words import Lexicon, WordLists
-from .equivalence_rows import MADE, POOL_ROWS, Pair, made_pairs, read_pairs, read_pool
+from .equivalence_rows import MADE, POOL_ROWS, WRITTEN, Pair, made_pairs, read_pairs, read_pool
 from .files import need_extra
 from .folds import folds_of, groups_of
 from .trees import laid_out
@@ -33,8 +33,9 @@ TREES, LEARNING_RATE, LEAF_ROWS = 300, 0.1, 20
 REAL_WEIGHT, LABEL_WEIGHT = 3.0, 0.2
 # What the card reports.
 ERRORS = (0.05, 0.02, 0.01, 0.005)
-# Near misses of paraphrases that the calibration has for each of them: the files have paraphrases of statements, but no
-# statements that differ in what they say, and a bound must hold for those, too.
+# Near misses of paraphrases that the calibration has for each of them, so many by what they say and so many by how they
+# are written: the files have paraphrases of statements, but no statements that differ in what they say, and a bound
+# must hold for those, too.
 NEAR_MISSES = 1
 LICENCES = (
     "Trained on public pairs: Disfl-QA (CC BY 4.0), Natural Questions (CC BY-SA 3.0), GPTCache's mock data (MIT), "
@@ -230,11 +231,13 @@ def _calibrating(pairs: Sequence[Pair]) -> BoolArray:
     """Which pairs the calibration has: those of the files, and near misses of paraphrases."""
     used = np.array([pair.real and pair.learned for pair in pairs])
     texts = {pair.a for pair in pairs if pair.kind == "paraphrase_statement"}
-    taken: dict[str, int] = {}
+    taken: Counter[tuple[str, bool]] = Counter()
     for at, pair in enumerate(pairs):
-        if pair.kind.startswith("made:near_miss") and pair.a in texts:
-            taken[pair.a] = taken.get(pair.a, 0) + 1
-            used[at] = taken[pair.a] <= NEAR_MISSES
+        if pair.kind.startswith(f"{MADE}:near_miss") and pair.a in texts:
+            # As many by what is said, and by how it is written.
+            which = (pair.a, pair.kind.startswith(f"{MADE}:{WRITTEN}"))
+            taken[which] += 1
+            used[at] = taken[which] <= NEAR_MISSES
     return used
 
 

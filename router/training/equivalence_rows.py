@@ -12,6 +12,7 @@ import numpy as np
 from ..semantic.equivalence import Question, Reader
 from ..semantic.words import Lexicon
 from .equivalence_variants import Variants, pools_of
+from .equivalence_written import Rewritten
 from .files import read_rows
 
 PAIR_FILES = ("cache_pairs_dev.parquet", "cache_pairs_gptcache_mock_dev.parquet")
@@ -27,6 +28,8 @@ UNDECIDED = frozenset({"tool_same_args"})
 POOL_ROWS, CHANGES = 1500, 3
 # The name that constructed pairs' kinds begin with, and what such a pair weighs.
 MADE, MADE_WEIGHT = "made", 0.5
+# Near misses by how a text is written.
+WRITTEN = "near_miss_written"
 # Changes that a mean of word vectors does not see, or hardly: what texts that are built to collide look like.
 TELLING, TELLING_WEIGHT = frozenset({"order", "swapped", "turned", "negated", "opposite"}), 1.5
 
@@ -94,10 +97,11 @@ def made_pairs(
     """Return constructed pairs: near misses of every text, near misses of paraphrases, and harmless variants."""
     texts = sorted({pair.a for pair in pairs if pair.learned} | {text for text, _ in pool})
     variants = Variants(pools_of(texts, lexicon), lexicon.lists, seed)
+    rewritten = Rewritten(seed)
     made: list[Pair] = []
 
     def stems(text: str) -> list[str]:
-        return [word.stem for word, _ in lexicon.words(text) or []]
+        return [word.stem for word in read.words] if (read := lexicon.read(text)) else []
 
     def add(a: str, b: str | None, same: bool, how: str, weight: float = MADE_WEIGHT) -> None:
         # What changes an ending at most ("test", "testing") changes no answer.
@@ -107,6 +111,9 @@ def made_pairs(
     for text in texts:
         for other, how in variants.changed(text, CHANGES):
             add(text, other, False, how, TELLING_WEIGHT if how in TELLING else MADE_WEIGHT)
+        written = rewritten.changed(text)
+        if written is not None:
+            made.append(Pair("", text, written[0], False, f"{MADE}:{written[1]}", MADE_WEIGHT))
         add(text, variants.surface(text), True, "surface", 0.3)
         add(text, variants.disfluent(text), True, "disfluent", 0.2)
     for pair in pairs:
@@ -115,9 +122,14 @@ def made_pairs(
             told, kept = (pair.a, pair.b) if pair.kind == "disfluent_same" else (pair.b, pair.a)
             for other, how in variants.changed(told, CHANGES):
                 add(kept, other, False, f"near_miss_{how}")
+            written = rewritten.changed(told)
+            if written is not None:
+                made.append(Pair("", kept, written[0], False, f"{MADE}:{WRITTEN}_{written[1]}", MADE_WEIGHT))
     for _ in range(150):
         a, b = variants.without_it()
         add(a, b, False, "without_it")
+        a, b = rewritten.courtesies()
+        add(a, b, False, "courtesy")
     made += _neighbours(pairs, pool, Reader(lexicon))
     return made
 
@@ -155,4 +167,4 @@ def _neighbours(pairs: Sequence[Pair], pool: Sequence[tuple[str, str]], reader: 
 
 
 def _codes(question: Question) -> set[str]:
-    return {word.text for word in question.reading.words if word.kind in ("code", "number")}
+    return {word.text for word in question.reading.written.words if word.kind in ("code", "number")}

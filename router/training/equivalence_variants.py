@@ -57,12 +57,27 @@ _MORE_ABOUT = (
     "for free",
     "twice",
 )
+# What is said for nothing else, or beside another edit; and what must be set off to be one.
 STRONG_EDITS = (
-    "no wait", "no I mean", "I mean", "uh I mean", "oops I mean", "sorry", "no sorry", "or rather", "um", "uh", "er",
-    "scratch that", "no make that", "wait", "oh sorry", "I meant to say", "uh no", "oh no I meant", "hold on",
-    "no rather", "or actually", "no um", "umm sorry", "no no wait I mean", "no no change that to",
+    "no I mean", "I mean", "uh I mean", "oops I mean", "no sorry", "um", "uh", "oh sorry", "I meant to say", "uh no",
+    "oh no I meant", "no rather", "no um", "umm sorry", "no no wait I mean", "no no change that to", "no make that",
 )  # fmt: skip
-WEAK_EDITS = ("no", "actually", "rather", "or", "instead", "or instead", "no actually")
+SET_OFF_EDITS = ("no", "no wait", "wait", "sorry", "er", "scratch that", "or rather", "oh no")
+# What nobody takes anything back by where it stands alone.
+_NO_EDITS = (
+    "no",
+    "or",
+    "er",
+    "wait",
+    "sorry",
+    "make that",
+    "rather",
+    "instead",
+    "oh",
+    "well",
+    "not that",
+    "hm",
+)
 _BEFORE = (
     "hi, ",
     "hello, ",
@@ -73,7 +88,7 @@ _BEFORE = (
     "can you please ",
     "Hi! ",
 )
-_AFTER = (" thanks", ", please", " thank you", " Thanks!", " please", " thanks in advance")
+_AFTER = ("thanks", "please", "thank you", "Thanks!", "thanks in advance")
 _SHORT = (
     ("what is", "what's"), ("who is", "who's"), ("do not", "don't"), ("does not", "doesn't"), ("is not", "isn't"),
     ("did not", "didn't"), ("can not", "can't"), ("it is", "it's"), ("I am", "I'm"), ("where is", "where's"),
@@ -110,13 +125,13 @@ def pools_of(texts: Sequence[str], lexicon: Lexicon) -> Pools:
         for word in set(_WORD.findall(text.lower())):
             counted[word] = counted.get(word, 0) + 1
     # Words that a speaker corrects himself with change nothing where they are put.
-    edits = {word for edit in STRONG_EDITS + WEAK_EDITS for word in edit.split()}
+    edits = {word for edit in STRONG_EDITS + SET_OFF_EDITS for word in edit.split()}
     frequent = sorted(w for w, n in counted.items() if n >= 2 and len(w) > 2 and w not in edits)
     known = {}
     for word in frequent:
-        read = lexicon.words(word)
-        if read and len(read) == 1 and read[0][0].kind == "content":
-            known[word] = read[0][0]
+        read = lexicon.read(word)
+        if read and len(read.words) == 1 and read.words[0].kind == "content":
+            known[word] = read.words[0]
     words = tuple(known)
     vectors = np.stack([known[word].vector for word in words]) if words else np.zeros((0, 256), np.float32)
     near: dict[str, tuple[str, ...]] = {}
@@ -284,8 +299,9 @@ class Variants:
             return None
         found = self._random.choice(words)
         other = self._random.choice(self._pools.near.get(found.group().lower()) or self._pools.words)
-        edit = self._random.choice(STRONG_EDITS + WEAK_EDITS)
-        return text[: found.end()] + f" {edit} {other}" + text[found.end() :]
+        edit = self._random.choice((*STRONG_EDITS, *(f"{edit}," for edit in SET_OFF_EDITS)))
+        comma = "," if edit.endswith(",") else ""
+        return text[: found.end()] + f"{comma} {edit} {other}" + text[found.end() :]
 
     def without_it(self) -> tuple[str, str]:
         """An instruction whose "no" is meant: "a poem with rhymes, no dialogue" is none with dialogue."""
@@ -309,13 +325,17 @@ class Variants:
         if way == 3:
             return self._random.choice(_BEFORE) + text
         if way == 4:
-            return text + self._random.choice(_AFTER)
+            return self._thanked(text)
         if way == 5:
             return text.rstrip("?.! ")
         for long, short in _SHORT:
             if long in text.lower():
                 return re.sub(long, short, text, count=1, flags=re.IGNORECASE)
-        return self._random.choice(_BEFORE) + text.rstrip("?.! ") + self._random.choice(_AFTER)
+        return self._random.choice(_BEFORE) + self._thanked(text.rstrip("?.! "))
+
+    def _thanked(self, text: str) -> str:
+        mark = " " if text.rstrip()[-1:] in (".", "?", "!") else ", "
+        return text.rstrip() + mark + self._random.choice(_AFTER)
 
     def disfluent(self, text: str) -> str | None:
         """A speaker who starts otherwise and corrects himself."""
@@ -323,19 +343,20 @@ class Variants:
         if len(words) < 4 or not self._pools.pieces:
             return None
         asks = text.rstrip().endswith("?") or words[0].lower() in _ASKS
-        edit = self._random.choice(STRONG_EDITS + WEAK_EDITS * 2 if asks else STRONG_EDITS)
+        edit = self._random.choice((*STRONG_EDITS, *(f"{edit}," for edit in SET_OFF_EDITS)))
+        pause = "," if edit.endswith(",") else ""
         way = self._random.random()
         if way < 0.4:
             # He starts with other words altogether.
             start = self._random.choice(_ASKS).capitalize() if asks else "Then"
-            return f"{start} {self._random.choice(self._pools.pieces).lower()} {edit} {text}"
+            return f"{start} {self._random.choice(self._pools.pieces).lower()}{pause} {edit} {text}"
         at = self._random.randint(1, len(words) - 1)
         if way < 0.8:
             taken_back = self._random.choice(self._pools.pieces)
         else:
-            edit, taken_back = self._random.choice(("um", "uh", "er", "umm")), ""
-        comma = self._random.choice(("", ","))
-        middle = f"{taken_back}{comma} {edit}{comma}".split()
+            edit, taken_back, pause = self._random.choice(("um", "uh", "umm")), "", ""
+        comma = pause or self._random.choice(("", ","))
+        middle = f"{taken_back}{comma} {edit.rstrip(',')}{comma}".split()
         return " ".join(words[:at] + middle + words[at:])
 
     def _content(self, text: str) -> list[re.Match[str]]:

@@ -61,9 +61,12 @@ SAME = [
     ),
     ("List 1,000 primes", "list 1000 primes"),
     ("List twenty-five primes", "List 25 primes"),
-    ("Do not use commas in it", "Don't use commas in it"),
+    ("Do not use butter in it", "Don't use butter in it"),
     ("What is the capital of Spain?", "What is the capital of um Spain?"),
     ("What is the capital of Spain?", "What is the capital of France, no wait, Spain?"),
+    ("who wrote ulysses", "Who wrote Ulysses"),
+    ("When did the Star Wars ride open?", "WHEN DID THE STAR WARS RIDE OPEN?"),
+    ("what should i do in rome?", "What should I do in Rome?"),
     ("What religion did the French spread?", "What trade no I mean religion did the French spread?"),
     ("How many princes lived with Gegeen?", "What did or rather how many princes lived with Gegeen?"),
     ("What did Eaton donate?", "What did Smith donate no sorry Eaton?"),
@@ -141,6 +144,72 @@ NOT_TAKEN_BACK = [
     ("Are there dogs in the park?", "Are there no dogs in the park?"),
 ]
 
+WRITTEN_OTHERWISE = [
+    # Marks and signs.
+    ("What is C#?", "What is C?"),
+    ("What is 10-(2-3)?", "What is (10-2)-3?"),
+    ("What is 5! equal to?", "What is 5 equal to?"),
+    ("What is 5!", "What is 5"),
+    ("What is 2**3?", "What is 2-3?"),
+    ("What is f(-5) if f(x) = x + 1?", "What is f(5) if f(x) = x + 1?"),
+    ("What is –5 Celsius in Fahrenheit?", "What is 5 Celsius in Fahrenheit?"),
+    ("What is f'(2) if f(x) = x^3?", "What is f(2) if f(x) = x^3?"),
+    ("How many cm are 12'?", 'How many cm are 12"?'),
+    ("What is the interval [0, 1)?", "What is the interval (0, 1]?"),
+    ("What is the length of [1, [2, 3]] in Python?", "What is the length of [1, 2, 3] in Python?"),
+    ('What is the type of "1" in JavaScript?', "What is the type of 1 in JavaScript?"),
+    ("What does the regex ab.* match?", "What does the regex ab match?"),
+    ("What does i++ do in C?", "What does ++i do in C?"),
+    ("What does ls | wc do?", "What does ls; wc do?"),
+    ("What does SELECT COUNT(*) return?", "What does SELECT COUNT() return?"),
+    ("What does :) mean?", "What does :( mean?"),
+    ("What does 👍 mean?", "What does 👎 mean?"),
+    ("What does pay\u200bpal do?", "What does paypal do?"),
+    ("Is a panda one that eats shoots and leaves?", "Is a panda one that eats, shoots and leaves?"),
+    ("You can swim.", "You can swim?"),
+    ("What prints?\nif x:\n    a()\n    b()", "What prints?\nif x:\n    a()\nb()"),
+    # Numbers as written.
+    ("What's new in Python 3.10?", "What's new in Python 3.1?"),
+    ("What does error 08 mean?", "What does error 8 mean?"),
+    ("What is 10²?", "What is 102?"),
+    ("What is the sum of twenty, five and three?", "What is the sum of 25 and 3?"),
+    # Endings.
+    ("Who directed Alien?", "Who directed Aliens?"),
+    ("Who was Ann Lee?", "Who was Anne Lee?"),
+    ("Population of St. John's", "Population of St. John"),
+    ("What does sort do in Python?", "What does sorted do in Python?"),
+    ("Why is he boring?", "Why is he bored?"),
+    ("Who is the president of France?", "Who was the president of France?"),
+    # Case.
+    ("What does git branch -D do?", "What does git branch -d do?"),
+    ("Convert 5 Mb to KB", "Convert 5 MB to KB"),
+    ("What is Polish food?", "What is polish food?"),
+    ("what does getname return", "What does getName return"),
+    ("what is the us", "What is the US"),
+    # Articles that are names, and numbers that are.
+    ("Who are The Who?", "Who are Who?"),
+    ("What is hepatitis A?", "What is hepatitis?"),
+    ("Who directed Seven?", "Who directed 7?"),
+    # What is no courtesy.
+    ("How do you say thank you?", "How do you say please?"),
+    ("Who sang Thank You", "Who sang Please"),
+    ("Hello world in C", "world in C"),
+    ("Hey, Jude lyrics", "Jude lyrics"),
+    ("Can you swim?", "Swim?"),
+    ("Is the tone of this ok: Thanks", "Is the tone of this ok: Cheers"),
+    # What is no slip of the tongue.
+    ("What is error correction code?", "What is code?"),
+    ("What is a wait list?", "What is a list?"),
+    ("What does an ER doctor do?", "What does a doctor do?"),
+    ("Which spiders are not that dangerous?", "Which spiders are dangerous?"),
+    ("Which pills are safe for adults no children?", "Which pills are safe for children?"),
+    ("Which foods are high in protein, no carbs?", "Which foods are high in carbs?"),
+    ("Extract the filler words from: the cat, um, ran", "Extract the filler words from: the cat ran"),
+    ("Who sang oh no a ghost?", "Who sang a ghost?"),
+    ('Translate "don\'t"', 'Translate "do not"'),
+    ("How do I open a .ts file?", "How do I open a typescript file?"),
+]
+
 
 @pytest.mark.parametrize(("a", "b"), SAME)
 def test_the_same_question_in_other_clothes_is_accepted(
@@ -167,6 +236,11 @@ def test_texts_built_to_collide_in_embedding_space_are_refused(
 def test_only_what_a_speaker_takes_back_is_left_out(
     equivalence: Equivalence, least: float, a: str, b: str
 ) -> None:
+    assert probability(equivalence, a, b) < least
+
+
+@pytest.mark.parametrize(("a", "b"), WRITTEN_OTHERWISE)
+def test_what_is_written_otherwise_is_refused(equivalence: Equivalence, least: float, a: str, b: str) -> None:
     assert probability(equivalence, a, b) < least
 
 
@@ -227,15 +301,15 @@ def test_any_text_can_be_read_and_compared(equivalence: Equivalence, a: str, b: 
         assert np.isfinite(one.vector).all()
 
 
-@pytest.mark.parametrize("text", ["", "  ", "?!", "word " * 601, "x" * 100_000])
+@pytest.mark.parametrize("text", ["", "  ", "?!", "word " * 151, "x" * 2_001, "\ufdfa " * 1_001])
 def test_what_cannot_be_compared_is_not_read(equivalence: Equivalence, text: str) -> None:
     assert equivalence.read(text) is None
 
 
-def test_a_text_of_six_hundred_words_is_read(equivalence: Equivalence, least: float) -> None:
-    long = " ".join(f"word{at}" for at in range(600))
+def test_a_text_of_a_hundred_and_fifty_words_is_read(equivalence: Equivalence, least: float) -> None:
+    long = " ".join(f"word{at}" for at in range(150))
     assert probability(equivalence, long, long) >= least
-    assert probability(equivalence, long, long.replace("word300", "word3000")) < least
+    assert probability(equivalence, long, long.replace("word70", "word700")) < least
 
 
 def test_a_stricter_bound_asks_for_a_higher_threshold(equivalence: Equivalence, least: float) -> None:
@@ -293,7 +367,7 @@ def test_a_threshold_stands_in_the_middle_of_the_gap_that_it_lies_in() -> None:
 
 
 def test_a_changed_word_counts_as_much_in_a_long_shared_text(equivalence: Equivalence, least: float) -> None:
-    shared = "the committee met in the old town hall and wrote down what had been said before lunch " * 20
+    shared = "the committee met in the old town hall and wrote down what had been said before lunch " * 8
     for a, b in (("Who wrote Hamlet?", "Who wrote Macbeth?"), ("Is it safe?", "Is it not safe?")):
         assert probability(equivalence, a + shared, b + shared) < least
         assert probability(equivalence, shared + a, shared + b) < least

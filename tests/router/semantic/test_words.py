@@ -14,15 +14,23 @@ def lexicon() -> Lexicon:
 
 
 def words(lexicon: Lexicon, text: str) -> list[str]:
-    return [word.text for word, _ in lexicon.words(text) or []]
+    read = lexicon.read(text)
+    return [word.text for word in read.words] if read else []
 
 
 @pytest.mark.parametrize(
     ("text", "read"),
     [
-        ("1,000 and 3.50 and 05 and 007", ["1000", "and", "3.5", "and", "5", "and", "007"]),
+        ("1,000 and 3.50 and 05 and 007", ["1000", "and", "3.50", "and", "05", "and", "007"]),
         ("twenty-five thousand two hundred fifty", ["25250"]),
         ("2 million and five dozen", ["2000000", "and", "5", "dozen"]),
+        ("twenty, five and three of them", ["20", "5", "and", "3", "of", "them"]),
+        ("who directed Seven or seven", ["who", "directed", "seven", "or", "seven"]),
+        ("10² or 2½ or H₂O or Ⅷ", ["10²", "or", "2½", "or", "h₂o", "or", "ⅷ"]),
+        ("a .ts file", ["a", "ts", "file"]),
+        ("How do you say yes, please?", ["how", "do", "you", "say", "yes", "please"]),
+        ("Hey Jude, hey", ["hey", "jude", "hey"]),
+        ("say: thanks", ["say", "thanks"]),
         ("a hundred or one million", ["100", "or", "1000000"]),
         ("$5 is 50% of it", ["dollar", "5", "is", "50", "percent", "of", "it"]),
         ("the 3rd and the second", ["the", "third", "and", "the", "second"]),
@@ -43,7 +51,9 @@ def test_numbers_contractions_and_courtesies_have_one_form(
 
 def test_inflections_have_one_stem_and_other_words_do_not(lexicon: Lexicon) -> None:
     def stem(word: str) -> str:
-        return (lexicon.words(word) or [])[0][0].stem
+        read = lexicon.read(word)
+        assert read is not None
+        return read.words[0].stem
 
     assert stem("used") == stem("using") == stem("uses") == stem("use")
     assert stem("specified") == stem("specifies") == stem("specify")
@@ -52,6 +62,25 @@ def test_inflections_have_one_stem_and_other_words_do_not(lexicon: Lexicon) -> N
 
 
 def test_what_is_kept_of_words_is_bounded(lexicon: Lexicon) -> None:
-    for start in range(0, 21_000, 500):
-        lexicon.words(" ".join(f"w{at}z" for at in range(start, start + 500)))
+    for start in range(0, 21_000, 100):
+        lexicon.read(" ".join(f"w{at}z" for at in range(start, start + 100)))
     assert len(lexicon._known) <= 21_000
+
+
+@pytest.mark.parametrize(
+    ("text", "gaps", "last", "mark"),
+    [
+        ("Is  it C#?", ("", "", ""), "#", "?"),
+        ("hi, is it (a) or b", ("", "", " (", ") ", ""), "", ""),
+        ("What is 5!", ("", "", ""), "!", ""),
+        ("Who won? Thanks!", ("", ""), "", "?"),
+        ("a:\n  b", ("", ":\n  "), "", ""),
+        ("“so” it’s", ('"', '" '), "", ""),
+    ],
+)
+def test_what_stands_between_words_is_kept(
+    lexicon: Lexicon, text: str, gaps: tuple[str, ...], last: str, mark: str
+) -> None:
+    read = lexicon.read(text)
+    assert read is not None
+    assert (read.gaps, read.last, read.mark) == (gaps, last, mark)

@@ -11,11 +11,12 @@ from click.testing import CliRunner
 
 from smallfirst.router.cli.train import train as train_command
 from smallfirst.router.scoring.embedding import TokenEmbedding
-from smallfirst.router.semantic.equivalence import Equivalence
+from smallfirst.router.semantic.equivalence import Equivalence, Reader, compare
 from smallfirst.router.semantic.words import Lexicon, WordLists
 from smallfirst.router.training.equivalence import train, write
 from smallfirst.router.training.equivalence_rows import PAIR_FILES
 from smallfirst.router.training.equivalence_variants import Variants, pools_of
+from smallfirst.router.training.equivalence_written import Rewritten
 from smallfirst.router.training.files import DataError, data_folder
 
 TEXTS = [
@@ -52,6 +53,19 @@ def test_a_changed_text_differs_and_the_same_seed_changes_it_likewise(embedding:
         assert made == second.changed(text, 4)
         assert len(made) == 4
         assert all(other.lower() != text.lower() for other, _ in made)
+
+
+def test_a_text_that_is_written_otherwise_is_never_read_as_the_same(embedding: TokenEmbedding) -> None:
+    reader, one, same = Reader(Lexicon(embedding, WordLists.load())), Rewritten(0), Rewritten(0)
+    for text in TEXTS * 20:
+        made = one.changed(text)
+        assert made == same.changed(text)
+        assert made is not None
+        a, b = reader.read(text), reader.read(made[0])
+        assert a is not None
+        assert b is not None
+        compared = compare(a, b)
+        assert compared.refused or compared.columns[:20].any(), made
 
 
 def test_a_disfluent_text_still_says_what_was_meant_at_its_end(embedding: TokenEmbedding) -> None:
