@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from .wire import Usage
+
 Route = Literal["local", "cloud", "cache"]
 
 
@@ -90,10 +92,12 @@ class Answer:
     Attributes:
         body: OpenAI's `chat.completion` object.
         receipt: Who answered, why, and for how much.
+        usage: The answer's tokens, estimated where the model counted none; None where nobody knows.
     """
 
     body: dict[str, Any]
     receipt: Receipt
+    usage: Usage | None = None
 
     @property
     def text(self) -> str:
@@ -113,6 +117,11 @@ class ChunkSource(Protocol):
     @property
     def receipt(self) -> Receipt:
         """The receipt as far as things are known."""
+        ...
+
+    @property
+    def usage(self) -> Usage | None:
+        """The answer's tokens as far as they are known."""
         ...
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
@@ -135,6 +144,11 @@ class AnswerStream:
     def receipt(self) -> Receipt:
         """Who answers and why, from the start; once the stream has ended, for how much as well."""
         return self._source.receipt
+
+    @property
+    def usage(self) -> Usage | None:
+        """The answer's tokens once the stream has ended, before that an estimate of the prompt's; None: unknown."""
+        return self._source.usage
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return aiter(self._source)

@@ -9,6 +9,7 @@ SmallfirstError
     ├── AuthenticationFailed    401: no key, or one that is not known
     ├── ModelNotFound           404: no model or policy of that name
     ├── RequestNotFound         404: no request of that id among the caller's own
+    ├── ResponseNotFound        404: no stored response of that id among the caller's own
     ├── LedgerUnavailable       503: the ledger was to be read for the caller, and cannot be
     ├── CacheUnavailable        503: the cache was to be emptied, and its store does not answer
     ├── BodyTooLarge            413: over `limits.max_body_bytes`
@@ -92,6 +93,12 @@ class RequestNotFound(RequestError):
     """No request of that id is among the caller's own."""
 
     status, type, code = 404, "invalid_request_error", "request_not_found"
+
+
+class ResponseNotFound(RequestError):
+    """No stored response of that id is among the caller's own (any more)."""
+
+    status, type, code = 404, "invalid_request_error", "response_not_found"
 
 
 class LedgerUnavailable(RequestError):

@@ -53,6 +53,11 @@ class Relay:
     def __aiter__(self) -> Relay:
         return self
 
+    @property
+    def usage(self) -> Usage | None:
+        """The answer's tokens once it has ended, before that an estimate of the prompt's."""
+        return self._journey.usage if self._finished else self._gateway.billing.estimate(self._journey)
+
     async def __anext__(self) -> bytes:
         while True:
             try:

@@ -197,6 +197,10 @@ class Routing:
             for model in (*specialists, *models)
         )
 
+    def input_tokens(self, request: ChatRequest) -> int:
+        """Return an estimate of a prompt's tokens, tools and schema included."""
+        return self._scorer.features(request).input_tokens
+
     def count_tokens(self, text: str) -> int:
         """Return an estimate of a text's tokens, for replies whose model counts none."""
         return self._scorer.count_tokens(text)

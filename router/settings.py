@@ -239,6 +239,13 @@ class DriftSettings(_Section):
     comments: bool = Field(default=False, description="keep the comments of feedback in the ledger")
 
 
+class ResponsesSettings(_Section):
+    """What `/v1/responses` keeps, for `previous_response_id`: in this process, and apart by tenant."""
+
+    max_bytes: int = Field(default=64 * 1024 * 1024, ge=0, description="of all responses; 0 keeps none")
+    ttl: float = Field(default=24 * 3600, gt=0, description="seconds")
+
+
 class Limits(_Section):
     """Bounds on what a client may send."""
 
@@ -286,6 +293,7 @@ class Settings(_Section):
     cache: CacheSettings = CacheSettings()
     ledger: LedgerSettings = Field(default_factory=LedgerSettings)
     drift: DriftSettings = DriftSettings()
+    responses: ResponsesSettings = ResponsesSettings()
     limits: Limits = Limits()
     server: ServerSettings = ServerSettings()
     calibrations: Path = Field(

@@ -197,12 +197,7 @@ class ChatRequest:
         Raises:
             InvalidRequest: The JSON is broken or a field has the wrong type; the message names the field.
         """
-        try:
-            body = msgspec.json.decode(raw) if isinstance(raw, bytes) else raw
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            raise InvalidRequest(f"The body is not valid JSON: {exc}", code="invalid_json") from exc
-        if not isinstance(body, dict):
-            raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
+        body = decode_object(raw)
         try:
             fields = msgspec.convert(body, ChatFields)
         except msgspec.ValidationError as exc:
@@ -273,6 +268,21 @@ class ChatRequest:
     def with_tenant(self, tenant: str) -> ChatRequest:
         """Return the same request for another tenant."""
         return replace(self, tenant=tenant)
+
+
+def decode_object(raw: bytes | dict[str, Any]) -> dict[str, Any]:
+    """Decode a body.
+
+    Raises:
+        InvalidRequest: It is no JSON object.
+    """
+    try:
+        body = msgspec.json.decode(raw) if isinstance(raw, bytes) else raw
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidRequest(f"The body is not valid JSON: {exc}", code="invalid_json") from exc
+    if not isinstance(body, dict):
+        raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
+    return body
 
 
 def invalid_field(problem: str) -> InvalidRequest:

@@ -21,6 +21,7 @@ SECTIONS = (
     settings.CacheSettings,
     settings.LedgerSettings,
     settings.DriftSettings,
+    settings.ResponsesSettings,
     settings.Limits,
     settings.ServerSettings,
     settings.Key,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeVar
@@ -53,7 +53,6 @@ class CloudModel:
         self._transport = transport
         self._sleep = sleep
         self._jitter = jitter
-        self._url = f"{settings.base_url}/chat/completions"
         # Connections belong to an event loop; a program may run several, one after the other.
         self._client: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
 
@@ -90,10 +89,32 @@ class CloudModel:
             events, retries = await self._retrying(lambda: self._open(request, content, deadline))
         return ReplyStream(events, retries=retries)
 
+    async def forward(self, path: str, content: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+        """Post a body to another path of the same server, as it is; returns the JSON object that it answers.
+
+        Args:
+            path: Below the base URL, e.g. `/moderations`.
+            content: The body.
+            headers: The caller's; of these only `PASSED_HEADERS` are sent.
+        """
+        async with self._total():
+            body, _ = await self._retrying(lambda: self._forward_once(path, content, headers))
+        return body
+
     # --- one try ----------------------------------------------------------------------------------------------
 
+    async def _forward_once(self, path: str, content: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+        response = await self._send(headers, content, path)
+        try:
+            body = _decode(await self._read(response))
+        finally:
+            await response.aclose()
+        if not isinstance(body, dict):
+            raise _faulty(self.name, "its answer is not a JSON object")
+        return body
+
     async def _complete_once(self, request: ChatRequest, content: bytes) -> dict[str, Any]:
-        response = await self._send(request, content)
+        response = await self._send(request.headers, content)
         try:
             body = _decode(await self._read(response))
         finally:
@@ -103,7 +124,7 @@ class CloudModel:
         return body
 
     async def _open(self, request: ChatRequest, content: bytes, deadline: float) -> _Events:
-        response = await self._send(request, content)
+        response = await self._send(request.headers, content)
         try:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise _faulty(self.name, "it did not stream although a stream was asked for")
@@ -114,14 +135,16 @@ class CloudModel:
             raise
         return events
 
-    async def _send(self, request: ChatRequest, content: bytes) -> httpx.Response:
+    async def _send(
+        self, headers: Mapping[str, str], content: bytes, path: str = "/chat/completions"
+    ) -> httpx.Response:
         """Send, and return the response once its headers are there. Raises for any status but 2xx."""
         timeouts = self._settings.timeouts
         message = self._http().build_request(
             "POST",
-            self._url,
+            f"{self._settings.base_url}{path}",
             content=content,
-            headers={name: request.headers[name] for name in PASSED_HEADERS if name in request.headers},
+            headers={name: headers[name] for name in PASSED_HEADERS if name in headers},
         )
         async with self._errors(), _within(self.name, timeouts.first_byte, "first_byte"):
             response = await self._http().send(message, stream=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -11,28 +11,181 @@ from typing import Any
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..classification.request import ClassifyFields
+from ..embeddings import EmbeddingFields
 from ..errors import RequestError
+from ..feedback import FeedbackFields
 from ..gateway import Gateway
-from . import cache, chat, classify, embeddings, feedback, pages
-from .http import Endpoint, Incoming, error_response
-
-GatewayHandler = Callable[[Gateway, Incoming], Awaitable[ASGIApp]]
-
-_ROUTES: tuple[tuple[str, str, GatewayHandler], ...] = (
-    ("POST", "/v1/chat/completions", chat.chat_completions),
-    ("POST", "/v1/classify", classify.classify),
-    ("POST", "/v1/embeddings", embeddings.embeddings),
-    ("POST", "/v1/feedback", feedback.feedback),
-    ("POST", "/v1/route", chat.route),
-    ("DELETE", "/v1/cache", cache.forget),
-    ("GET", "/v1/models", pages.list_models),
-    ("GET", "/metrics", pages.metrics),
+from ..routing import AUTO
+from ..wire import ChatFields
+from ..wires.completions import CompletionFields
+from ..wires.message_fields import CountFields, MessagesFields
+from ..wires.messages import error_body as anthropic_error
+from ..wires.response_fields import ResponseFields
+from ..wires.response_store import ResponseStore
+from . import (
+    cache,
+    chat,
+    classify,
+    completions,
+    embeddings,
+    feedback,
+    messages,
+    moderations,
+    pages,
+    responses,
 )
-# Probes have no key: they tell nothing of requests.
-_PUBLIC: tuple[tuple[str, str, GatewayHandler], ...] = (
-    ("GET", "/health", pages.health),
-    ("GET", "/health/ready", pages.ready),
-)
+from .http import Endpoint, Incoming, error_response, json_response
+from .openapi import Operation, document
+
+_QUESTION = "What is the capital of France?"
+_CHAT = {"model": AUTO, "messages": [{"role": "user", "content": _QUESTION}]}
+
+
+def operations(store: ResponseStore) -> tuple[Operation, ...]:
+    """Return everything that the proxy does; the OpenAPI document is made from it.
+
+    Args:
+        store: Where `/v1/responses` keeps its answers.
+    """
+    openai = (
+        Operation(
+            "POST",
+            "/v1/chat/completions",
+            chat.chat_completions,
+            "Answer a conversation (OpenAI)",
+            "ChatCompletion",
+            ChatFields,
+            streams=True,
+            example=_CHAT,
+        ),
+        Operation(
+            "POST",
+            "/v1/completions",
+            completions.completions,
+            "Complete a text (OpenAI's older form)",
+            "Completion",
+            CompletionFields,
+            streams=True,
+            example={"model": AUTO, "prompt": _QUESTION},
+        ),
+        Operation(
+            "POST",
+            "/v1/responses",
+            partial(responses.create, store),
+            "Answer a conversation (OpenAI's Responses)",
+            "Response",
+            ResponseFields,
+            streams=True,
+            example={"model": AUTO, "input": _QUESTION},
+        ),
+        Operation(
+            "GET",
+            "/v1/responses/{response_id}",
+            partial(responses.get, store),
+            "Return a response that was kept",
+            "Response",
+        ),
+        Operation(
+            "DELETE",
+            "/v1/responses/{response_id}",
+            partial(responses.delete, store),
+            "Forget a response",
+            "DeletedResponse",
+        ),
+        Operation(
+            "POST",
+            "/v1/embeddings",
+            embeddings.embeddings,
+            "Turn texts into vectors",
+            "Embeddings",
+            EmbeddingFields,
+            example={"model": "small", "input": "A text."},
+        ),
+        Operation(
+            "POST",
+            "/v1/moderations",
+            moderations.moderations,
+            "Ask the first cloud model's server whether a text is harmful",
+            "Object",
+            dict,
+            example={"input": "A text."},
+        ),
+        Operation("GET", "/v1/models", pages.list_models, "List the names that `model` may have", "Models"),
+        Operation("GET", "/v1/models/{model:path}", pages.get_model, "Return one of those names", "Model"),
+    )
+    return (*openai, *_anthropic(), *_own(), *_public())
+
+
+def _anthropic() -> tuple[Operation, ...]:
+    error: dict[str, Any] = {"error_body": anthropic_error, "error": "AnthropicError"}
+    return (
+        Operation(
+            "POST",
+            "/v1/messages",
+            messages.messages,
+            "Answer a conversation (Anthropic)",
+            "AnthropicMessage",
+            MessagesFields,
+            streams=True,
+            example={**_CHAT, "max_tokens": 100},
+            **error,
+        ),
+        Operation(
+            "POST",
+            "/v1/messages/count_tokens",
+            messages.count_tokens,
+            "Estimate a prompt's tokens",
+            "TokenCount",
+            CountFields,
+            example=_CHAT,
+            **error,
+        ),
+    )
+
+
+def _own() -> tuple[Operation, ...]:
+    return (
+        Operation(
+            "POST",
+            "/v1/classify",
+            classify.classify,
+            "Label texts",
+            "Classification",
+            ClassifyFields,
+            example={"text": "Where is my parcel?", "labels": ["order", "other"]},
+        ),
+        Operation(
+            "POST",
+            "/v1/feedback",
+            feedback.feedback,
+            "Say what an answer was worth",
+            "Feedback",
+            FeedbackFields,
+            example={"request_id": "req_0123456789abcdef", "score": 1},
+        ),
+        Operation(
+            "POST", "/v1/route", chat.route, "Decide, and run nothing", "Decision", ChatFields, example=_CHAT
+        ),
+        Operation(
+            "DELETE",
+            "/v1/cache",
+            cache.forget,
+            "Forget the tenant's cached answers, or those of one namespace",
+            "DeletedCache",
+        ),
+        Operation("GET", "/metrics", pages.metrics, "Metrics for Prometheus", None),
+    )
+
+
+def _public() -> tuple[Operation, ...]:
+    """Return what asks for no key: probes tell nothing of requests."""
+    return (
+        Operation("GET", "/health", pages.health, "Say that the process lives", "Health", public=True),
+        Operation(
+            "GET", "/health/ready", pages.ready, "Say whether requests can be served", "Health", public=True
+        ),
+    )
 
 
 def make_app(gateway: Gateway) -> ASGIApp:
@@ -51,16 +204,30 @@ def make_app(gateway: Gateway) -> ASGIApp:
             await gateway.aclose()
 
     settings = gateway.settings
-    routes = [
-        Route(path, _Methods({method: Endpoint(partial(handler, gateway), settings, public=public)}))
-        for table, public in ((_ROUTES, False), (_PUBLIC, True))
-        for method, path, handler in table
-    ]
+    table = operations(ResponseStore(settings.responses.max_bytes, settings.responses.ttl))
+    described = document(table)
+
+    async def openapi(_: Gateway, incoming: Incoming) -> ASGIApp:
+        return json_response(described)
+
+    by_path: dict[str, dict[str, Endpoint]] = {}
+    for operation in (
+        *table,
+        Operation("GET", "/openapi.json", openapi, "This document", "Object", public=True),
+    ):
+        endpoint = Endpoint(
+            partial(operation.handler, gateway),
+            settings,
+            public=operation.public,
+            error_body=operation.error_body,
+        )
+        by_path.setdefault(operation.path, {})[operation.method] = endpoint
+    routes = [Route(path, _Methods(endpoints)) for path, endpoints in by_path.items()]
     return Router(routes, redirect_slashes=False, default=_not_found, lifespan=lifespan)
 
 
 class _Methods:
-    """One path's endpoints by method; another method gets 405 in OpenAI's shape."""
+    """One path's endpoints by method; another method gets 405 in the wire's error shape."""
 
     def __init__(self, endpoints: dict[str, Endpoint]) -> None:
         self._endpoints = endpoints
@@ -71,7 +238,8 @@ class _Methods:
             await endpoint(scope, receive, send)
             return
         allowed = ", ".join(self._endpoints)
-        response = error_response(_HttpError(405, f"Method not allowed. Allowed: {allowed}."))
+        error_body = next(iter(self._endpoints.values())).error_body
+        response = error_response(_HttpError(405, f"Method not allowed. Allowed: {allowed}."), error_body)
         response.headers["allow"] = allowed
         await response(scope, receive, send)
 

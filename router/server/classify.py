@@ -7,8 +7,8 @@ from starlette.types import ASGIApp
 
 from ..classification.request import parse
 from ..gateway import Gateway
-from .chat import unless_gone
 from .http import Incoming, header_safe, json_response
+from .serve import unless_gone
 
 
 async def classify(gateway: Gateway, incoming: Incoming) -> ASGIApp:

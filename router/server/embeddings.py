@@ -6,8 +6,8 @@ from starlette.types import ASGIApp
 
 from ..embeddings import parse, reply_body
 from ..gateway import Gateway
-from .chat import unless_gone
 from .http import Incoming, json_response
+from .serve import unless_gone
 
 
 async def embeddings(gateway: Gateway, incoming: Incoming) -> ASGIApp:

@@ -7,7 +7,7 @@ import hmac
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..errors import AuthenticationFailed, BodyTooLarge, RequestError
 from ..settings import Settings
 from ..wire import ChatRequest
+from ..wires.base import openai_error
 
 log = logging.getLogger("smallfirst.server")
 
@@ -41,6 +42,7 @@ class Incoming:
     tenant: str | None
     receive: Receive
     max_body_bytes: int
+    path_params: Mapping[str, str] = field(default_factory=dict)
 
     async def chat_request(self) -> ChatRequest:
         """Read and parse the body as a chat completion.
@@ -93,7 +95,7 @@ class ClientGone(Exception):
 
 
 class Keys:
-    """Knows which bearer key belongs to which tenant. Holds hashes only."""
+    """Knows which key belongs to which tenant. Holds hashes only."""
 
     def __init__(self, settings: Settings) -> None:
         self._tenants = [(_digest(key.key.get_secret_value()), key.tenant) for key in settings.server.keys]
@@ -108,7 +110,11 @@ class Keys:
             return None
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
-            raise AuthenticationFailed("No API key was given. Send it as 'Authorization: Bearer KEY'.")
+            token = headers.get("x-api-key", "")
+        if not token:
+            raise AuthenticationFailed(
+                "No API key was given. Send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
+            )
         given = _digest(token.strip())
         # Every key is compared, and in constant time: neither order nor prefix shows in the answer's time.
         matches = [tenant for known, tenant in self._tenants if hmac.compare_digest(known, given)]
@@ -122,15 +128,31 @@ def _digest(key: str) -> bytes:
 
 
 Handler = Callable[[Incoming], Awaitable[ASGIApp]]
+ErrorBody = Callable[[RequestError], dict[str, Any]]
 
 
 class Endpoint:
-    """A handler as an ASGI app: checks the key, runs it, and turns its errors into OpenAI's error shape."""
+    """A handler as an ASGI app: checks the key, runs it, and turns its errors into the wire's error shape.
 
-    def __init__(self, handler: Handler, settings: Settings, *, public: bool = False) -> None:
+    Args:
+        handler: What it does.
+        settings: Keys and limits.
+        public: Whether no key is needed.
+        error_body: The wire's error shape.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        settings: Settings,
+        *,
+        public: bool = False,
+        error_body: ErrorBody = openai_error,
+    ) -> None:
         self._handler = handler
         self._keys = Keys(settings)
         self._public = public
+        self.error_body = error_body
         self._max_body_bytes = settings.limits.max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -140,20 +162,22 @@ class Endpoint:
             await response(scope, receive, send)
 
     async def _respond(self, scope: Scope, receive: Receive) -> ASGIApp | None:
-        headers = Headers(scope=scope)
+        headers, named = Headers(scope=scope), scope.get("path_params", {})
         try:
             tenant = None if self._public else self._keys.tenant(headers)
             query = QueryParams(scope["query_string"])
-            return await self._handler(Incoming(headers, query, tenant, receive, self._max_body_bytes))
+            incoming = Incoming(headers, query, tenant, receive, self._max_body_bytes, named)
+            return await self._handler(incoming)
         except RequestError as exc:
-            return error_response(exc)
+            return error_response(exc, self.error_body)
         except ClientGone:
             return None
         except (
             Exception
         ) as exc:  # the last resort: a bug of ours; the caller still gets the wire's error shape
             log.error("unexpected %s", type(exc).__name__, exc_info=_without_values(exc))
-            return error_response(RequestError("An internal error occurred.", code="internal_error"))
+            internal = RequestError("An internal error occurred.", code="internal_error")
+            return error_response(internal, self.error_body)
 
 
 def _without_values(exc: Exception) -> tuple[type[Exception], Exception, Any]:
@@ -166,12 +190,12 @@ def json_response(body: Any, *, status: int = 200, headers: Mapping[str, str] | 
     return Response(msgspec.json.encode(body), status, headers=headers, media_type="application/json")
 
 
-def error_response(exc: RequestError) -> Response:
-    """Return an error in OpenAI's shape, with `Retry-After` where it is known."""
+def error_response(exc: RequestError, error_body: ErrorBody = openai_error) -> Response:
+    """Return an error in a wire's shape, with `Retry-After` where it is known."""
     headers = {}
     if exc.retry_after is not None:
         headers["retry-after"] = str(math.ceil(exc.retry_after))
-    return json_response(exc.body(), status=exc.status, headers=headers)
+    return json_response(error_body(exc), status=exc.status, headers=headers)
 
 
 def header_safe(headers: Mapping[str, str]) -> dict[str, str]:

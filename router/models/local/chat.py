@@ -107,6 +107,7 @@ class ChatSink:
             return
         result: dict[str, Any] = {
             "finish_reason": self._generation.finish_reason,
+            "stop_reason": self._generation.stop_reason,
             "usage": {
                 "input_tokens": self._prompt_tokens,
                 "output_tokens": self._generation.tokens,

@@ -72,6 +72,11 @@ class Generation:
         return None if confidence is None else confidence.to_dict()
 
     @property
+    def stop_reason(self) -> str | None:
+        """The stop string that ended the answer."""
+        return self._stops.found
+
+    @property
     def done(self) -> bool:
         """Whether no more tokens are wanted."""
         return self._stops.stopped or self._repeats

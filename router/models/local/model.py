@@ -124,6 +124,7 @@ class LocalModel:
             "message": result["message"],
             "logprobs": result["logprobs"],
             "finish_reason": result["finish_reason"],
+            **_stop_reason(result),
         }
         body = self._base("chat.completion", request) | {"choices": [choice], "usage": usage.to_wire()}
         if "probabilities" in result:
@@ -269,7 +270,9 @@ class LocalStream(ReplyStream):
             self._waiting.append(_chunk(message.choice))
             return
         self.confidence = _confidence(message.result["confidence"])
-        self._waiting.append(_chunk({"delta": {}}, message.result["finish_reason"]))
+        self._waiting.append(
+            _chunk({"delta": {}, **_stop_reason(message.result)}, message.result["finish_reason"])
+        )
         usage = Usage(**message.result["usage"]).to_wire()
         self._waiting.append({"choices": [], "usage": usage})
 
@@ -280,6 +283,12 @@ def _sent(request: ChatRequest) -> dict[str, Any]:
 
 def _confidence(found: dict[str, Any] | None) -> Confidence | None:
     return None if found is None else Confidence(**found)
+
+
+def _stop_reason(result: dict[str, Any]) -> dict[str, Any]:
+    """Return which stop string was found, as vLLM tells it: chat completions have no field for that."""
+    found = result.get("stop_reason")
+    return {} if found is None else {"stop_reason": found}
 
 
 def _chunk(choice: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:

@@ -9,25 +9,30 @@ class StopFilter:
     """Passes text on until a stop string comes; what might be the beginning of one is held back.
 
     Attributes:
-        stopped: Whether a stop string was found. Neither it nor what follows is passed on.
+        found: The stop string that was found. Neither it nor what follows is passed on.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
         self._held = ""
-        self.stopped = False
+        self.found: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was found."""
+        return self.found is not None
 
     def feed(self, text: str, *, final: bool = False) -> str:
         """Take more text; returns what can be shown now. With `final`, nothing is held back any more."""
         if self.stopped:
             return ""
         buffer = self._held + text
-        found = [(at + len(stop), at) for stop in self._stops if (at := buffer.find(stop)) >= 0]
+        found = [(at + len(stop), at, stop) for stop in self._stops if (at := buffer.find(stop)) >= 0]
         if found:
-            self.stopped = True
-            self._held = ""
             # The one that is complete first, so that it does not matter how tokens cut the text.
-            return buffer[: min(found)[1]]
+            _, at, self.found = min(found)
+            self._held = ""
+            return buffer[:at]
         keep = 0 if final else self._unsure(buffer)
         self._held = buffer[len(buffer) - keep :]
         return buffer[: len(buffer) - keep]

@@ -1,0 +1,101 @@
+"""What every wire looks like, and what they share."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from ..answer import Answer, Receipt
+from ..errors import InvalidRequest, RequestError
+from ..wire import ChatRequest, Usage, invalid_field
+
+S = TypeVar("S")
+
+_encode = msgspec.json.Encoder().encode
+
+# A model that counts no tokens, and whose answer came from a cache that has no count either.
+UNKNOWN_USAGE = Usage(estimated=True)
+
+
+class Events(Protocol):
+    """Translates one stream: `chat.completion.chunk` objects (JSON bytes) to this wire's server-sent events (bytes)."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take a chunk; returns the events that it completes, perhaps none.
+
+        Raises:
+            StreamBroken: It is no such chunk.
+        """
+        ...
+
+    def end(self, usage: Usage) -> bytes:
+        """Return the events that complete the answer.
+
+        Raises:
+            StreamBroken: The answer is not whole.
+        """
+        ...
+
+    def error(self, exc: RequestError) -> bytes:
+        """Return the events that say that the answer will not be completed."""
+        ...
+
+
+class Call(Protocol):
+    """A request in one wire: what the gateway shall be asked, and how the answer is put."""
+
+    @property
+    def request(self) -> ChatRequest:
+        """What the gateway is asked."""
+        ...
+
+    def reply(self, answer: Answer) -> dict[str, Any]:
+        """Return a whole answer in this wire's form.
+
+        Raises:
+            UpstreamError: The answer cannot be put into it.
+        """
+        ...
+
+    def events(self, receipt: Receipt, usage: Usage) -> Events:
+        """Return what translates a streamed answer.
+
+        Args:
+            receipt: The stream's, at its start.
+            usage: The prompt's tokens, estimated.
+        """
+        ...
+
+
+def typed(body: dict[str, Any], fields: type[S]) -> S:
+    """Return a body's typed view.
+
+    Raises:
+        InvalidRequest: A field is missing or has the wrong type; the message names it.
+    """
+    try:
+        return msgspec.convert(body, fields)
+    except msgspec.ValidationError as exc:
+        raise invalid_field(str(exc)) from exc
+
+
+def refuse(path: str, why: str, *, code: str = "unsupported_value") -> InvalidRequest:
+    """Return the error for a field that this wire cannot translate."""
+    return InvalidRequest(f"Invalid value for '{path}': {why}.", param=path, code=code)
+
+
+def without(body: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    """Return the fields of a body that the wire has no name for: they go upstream as they came."""
+    return {key: value for key, value in body.items() if key not in names}
+
+
+def event(payload: dict[str, Any]) -> bytes:
+    """Return a server-sent event that is named after the payload's `type`."""
+    name: str = payload["type"]
+    return b"event: " + name.encode() + b"\ndata: " + _encode(payload) + b"\n\n"
+
+
+def openai_error(exc: RequestError) -> dict[str, Any]:
+    """Return an error in OpenAI's shape."""
+    return exc.body()

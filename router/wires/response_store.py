@@ -1,0 +1,110 @@
+"""Responses that a client may come back to."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ..errors import ResponseNotFound
+
+# What an entry takes beside its bytes: the objects' headers and the table's slot.
+_OVERHEAD = 400
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A response that is kept.
+
+    Attributes:
+        body: The `response` object.
+        messages: Its conversation as chat messages, without instructions: they are not inherited.
+        session: The conversation's session.
+        private: Whether it had to stay in the house; what follows on it has to as well.
+    """
+
+    body: dict[str, Any]
+    messages: list[dict[str, Any]]
+    session: str
+    private: bool = False
+
+
+class ResponseStore:
+    """Keeps responses in this process, apart by tenant; those not used for longest go first.
+
+    All calls must come from one thread at a time (an event loop).
+
+    Args:
+        max_bytes: Of all entries together; 0 keeps nothing.
+        ttl: Seconds that a response is kept.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, max_bytes: int, ttl: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_bytes = max_bytes
+        self._ttl = ttl
+        self._clock = clock
+        self._entries: OrderedDict[tuple[str, str], tuple[bytes, float]] = OrderedDict()
+        self._bytes = 0
+
+    @property
+    def bytes(self) -> int:
+        """What the entries take."""
+        return self._bytes
+
+    def put(self, tenant: str, response_id: str, stored: Stored) -> None:
+        """Keep a response, unless it is larger than all that may be kept."""
+        key = (tenant, response_id)
+        if key in self._entries:
+            self._drop(key)
+        value = msgspec.json.encode(stored)
+        size = _size(key, value)
+        if size > self._max_bytes:
+            return
+        self._entries[key] = (value, self._clock() + self._ttl)
+        self._bytes += size
+        while self._bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def get(self, tenant: str, response_id: str, *, param: str | None = None) -> Stored:
+        """Return a response.
+
+        Args:
+            tenant: Whose it is.
+            response_id: Its id.
+            param: The request's field that names it, for the error.
+
+        Raises:
+            ResponseNotFound: The tenant has none of that id, or no longer.
+        """
+        key = (tenant, response_id)
+        entry = self._entries.get(key)
+        if entry is not None and entry[1] <= self._clock():
+            self._drop(key)
+            entry = None
+        if entry is None:
+            code = "previous_response_not_found" if param else None
+            raise ResponseNotFound(
+                f"There is no response '{response_id[:100]}' (any more).", param=param, code=code
+            )
+        self._entries.move_to_end(key)
+        return msgspec.json.decode(entry[0], type=Stored)
+
+    def delete(self, tenant: str, response_id: str) -> None:
+        """Forget a response.
+
+        Raises:
+            ResponseNotFound: The tenant has none of that id, or no longer.
+        """
+        self.get(tenant, response_id)
+        self._drop((tenant, response_id))
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        value, _ = self._entries.pop(key)
+        self._bytes -= _size(key, value)
+
+
+def _size(key: tuple[str, str], value: bytes) -> int:
+    return len(key[0]) + len(key[1]) + len(value) + _OVERHEAD

@@ -1,0 +1,310 @@
+"""What holds for every request and every stream, whatever the wire."""
+
+import contextlib
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fixtures.wired import TOOL_CALL, choice, chunks_of
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from smallfirst.router.answer import Answer, Receipt
+from smallfirst.router.errors import RequestError
+from smallfirst.router.models.cloud import CloudModel
+from smallfirst.router.models.sse import SSEParser
+from smallfirst.router.settings import CloudModelSettings
+from smallfirst.router.wire import ChatFields, ChatRequest, Usage
+from smallfirst.router.wires import completions, messages, responses
+from smallfirst.router.wires.base import Call
+from smallfirst.router.wires.chat import ChatCall
+from smallfirst.router.wires.message_fields import MessagesFields
+from smallfirst.router.wires.response_fields import ResponseFields
+from smallfirst.router.wires.response_store import ResponseStore
+
+# The machine may be busy: how long something takes is no part of these properties.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+RECEIPT = Receipt("req_1", "cloud", "big", "", None, "miss", None, None, 0.0, 1)
+USAGE = Usage(20, 5, 8)
+
+words = st.text(min_size=1, max_size=12)
+names = st.text("abcdefgh_", min_size=1, max_size=8)
+arguments = st.dictionaries(names, st.integers(-9, 9) | words | st.booleans(), max_size=3)
+
+
+def chat_call(body: dict[str, Any]) -> Call:
+    return ChatCall(ChatRequest.parse({"messages": [{"role": "user", "content": "Hi"}], **body}))
+
+
+def completion_call(body: dict[str, Any]) -> Call:
+    return completions.parse({"prompt": "Hi", **body}, headers={})[0]
+
+
+def response_call(body: dict[str, Any]) -> Call:
+    return responses.parse(
+        {"input": "Hi", **body}, headers={}, tenant_of=lambda _: "a", store=ResponseStore(0, 1.0)
+    )
+
+
+def message_call(body: dict[str, Any]) -> Call:
+    messages_ = {"max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
+    return messages.parse({"model": "auto", **messages_, **body}, headers={})
+
+
+MakeCall = Callable[[dict[str, Any]], Call]
+CALLS: list[MakeCall] = [chat_call, completion_call, response_call, message_call]
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=6,
+)
+unknown = st.dictionaries(names.map(lambda name: f"x_{name}"), json_values, max_size=4)
+
+
+@pytest.mark.parametrize("make", CALLS)
+@unhurried
+@given(extra=unknown)
+def test_fields_that_nobody_knows_survive_to_the_upstream(make: MakeCall, extra: dict[str, Any]) -> None:
+    sent = make(extra).request.upstream_body("m")
+    assert {name: sent[name] for name in extra} == extra
+
+
+FIELDS: dict[MakeCall, Any] = {
+    chat_call: ChatFields,
+    completion_call: completions.CompletionFields,
+    response_call: ResponseFields,
+    message_call: MessagesFields,
+}
+blocks = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(
+            ["text", "image", "tool_use", "tool_result", "message", "function_call", "function"]
+        )
+    },
+    optional=dict.fromkeys(("text", "content", "role", "name", "id", "call_id", "source"), json_values),
+)
+
+
+@pytest.mark.parametrize("make", CALLS)
+@unhurried
+@given(data=st.data())
+def test_no_body_can_make_parsing_fail_in_another_way(make: MakeCall, data: st.DataObject) -> None:
+    some = st.sampled_from(FIELDS[make].__struct_fields__)
+    given_ = data.draw(st.dictionaries(some, json_values | blocks | st.lists(blocks, max_size=3), max_size=4))
+    with contextlib.suppress(RequestError):
+        make(given_)
+
+
+# --- wire -> chat -> wire -----------------------------------------------------------------------------------------
+
+# A conversation in no wire's form: who says what, and rounds of calls with their results.
+results = st.tuples(words, st.booleans())
+rounds = st.lists(st.tuples(names, arguments, results), min_size=1, max_size=3)
+turns = st.lists(
+    st.tuples(st.just("user"), words)
+    | st.tuples(st.just("assistant"), words)
+    | st.tuples(st.just("calls"), rounds),
+    min_size=1,
+    max_size=5,
+)
+
+
+def numbered(turns_: list[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the turns with an id for every call."""
+    count = 0
+    for kind, said in turns_:
+        if kind != "calls":
+            yield kind, said
+            continue
+        yield "calls", [(f"call_{count + at}", *each) for at, each in enumerate(said)]
+        count += len(said)
+
+
+def as_anthropic(turns_: list[Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for kind, said in numbered(turns_):
+        if kind != "calls":
+            found.append({"role": kind, "content": [{"type": "text", "text": said}]})
+            continue
+        calls = [{"type": "tool_use", "id": i, "name": name, "input": given_} for i, name, given_, _ in said]
+        answers = [
+            {"type": "tool_result", "tool_use_id": i, "content": text, "is_error": failed}
+            for i, _, _, (text, failed) in said
+        ]
+        found += [{"role": "assistant", "content": calls}, {"role": "user", "content": answers}]
+    return found
+
+
+def as_items(turns_: list[Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for kind, said in numbered(turns_):
+        if kind != "calls":
+            found.append({"role": kind, "content": said})
+            continue
+        for i, name, given_, _ in said:
+            made = json.dumps(given_)
+            found.append({"type": "function_call", "call_id": i, "name": name, "arguments": made})
+        for i, _, _, (text, failed) in said:
+            output = f"Error: {text}" if failed else text
+            found.append({"type": "function_call_output", "call_id": i, "output": output})
+    return found
+
+
+def meaning(chat: list[dict[str, Any]]) -> list[Any]:
+    """Return what a conversation says, by whom, in order."""
+    found: list[Any] = []
+    for message in chat:
+        if message["content"]:
+            found.append((message["role"], message.get("tool_call_id"), message["content"]))
+        for each in message.get("tool_calls") or ():
+            function = each["function"]
+            found.append(("call", each["id"], function["name"], json.loads(function["arguments"])))
+    return found
+
+
+def expected(turns_: list[Any]) -> list[Any]:
+    found: list[Any] = []
+    for kind, said in numbered(turns_):
+        if kind != "calls":
+            found.append((kind, None, said))
+            continue
+        found += [("call", i, name, given_) for i, name, given_, _ in said]
+        found += [("tool", i, f"Error: {text}" if failed else text) for i, _, _, (text, failed) in said]
+    return found
+
+
+@unhurried
+@given(turns_=turns)
+def test_a_conversation_keeps_its_meaning(turns_: list[Any]) -> None:
+    for call in (
+        message_call({"messages": as_anthropic(turns_)}),
+        response_call({"input": as_items(turns_)}),
+    ):
+        assert meaning(call.request.body["messages"]) == expected(turns_)
+
+
+calls = st.lists(st.tuples(names, arguments), max_size=3)
+
+
+@unhurried
+@given(text=st.text(max_size=20), thought=st.text(max_size=9), made=calls)
+def test_an_answer_that_is_sent_back_means_what_it_meant(
+    text: str, thought: str, made: list[tuple[str, dict[str, Any]]]
+) -> None:
+    tool_calls = [
+        {"id": f"call_{at}", "type": "function", "function": {"name": name, "arguments": json.dumps(given_)}}
+        for at, (name, given_) in enumerate(made)
+    ]
+    message = {"content": text, "reasoning_content": thought, "tool_calls": tool_calls}
+    answer = Answer({"choices": [choice(message, "tool_calls" if made else "stop")]}, RECEIPT, USAGE)
+    user = {"role": "user", "content": "Hi"}
+    content = message_call({"thinking": {"type": "adaptive"}}).reply(answer)["content"]
+    by_messages = message_call({"messages": [user, {"role": "assistant", "content": content}]})
+    by_items = response_call({"input": [user, *response_call({}).reply(answer)["output"]]})
+    for call in (by_messages, by_items):
+        back = call.request.body["messages"][1:]
+        assert meaning(back) == meaning([{"role": "assistant", **message}])
+        assert "".join(each.get("reasoning_content", "") for each in back) == thought
+
+
+# --- streams ------------------------------------------------------------------------------------------------------
+
+# All that makes an event another one each time it is written.
+ANSWER: dict[str, Any] = {
+    "reasoning_content": "Ich überlege …",
+    "content": "Schön: 東京 🗼 ist's.",
+    "tool_calls": [
+        {**TOOL_CALL, "id": f"call_{at}", "function": {"name": "weather", "arguments": '{"city": "Zürich"}'}}
+        for at in range(2)
+    ],
+}
+UPSTREAM = b"".join(chunks_of(ANSWER, "tool_calls")) + b"data: [DONE]\n\n"
+TEXT_ALONE = b"".join(chunks_of({"content": ANSWER["content"]})) + b"data: [DONE]\n\n"
+
+
+def upstream_of(make: MakeCall) -> bytes:
+    return TEXT_ALONE if make is completion_call else UPSTREAM
+
+
+def translated(call: Call, pieces: list[bytes]) -> bytes:
+    parser, events = SSEParser(), call.events(RECEIPT, Usage(20))
+    sent = []
+    for piece in pieces:
+        sent += [events.feed(data) for data in parser.feed(piece) if data != b"[DONE]"]
+    return b"".join([*sent, events.end(USAGE)])
+
+
+def cut_at(data: bytes, places: list[int]) -> list[bytes]:
+    edges = [0, *sorted(places), len(data)]
+    return [data[begin:end] for begin, end in itertools.pairwise(edges)]
+
+
+@pytest.mark.parametrize("make", CALLS)
+@unhurried
+@given(data=st.data())
+def test_a_stream_gives_the_same_events_wherever_it_is_cut(make: MakeCall, data: st.DataObject) -> None:
+    upstream = upstream_of(make)
+    places = data.draw(st.lists(st.integers(0, len(upstream)), max_size=12))
+    call = make({"stream": True})
+    assert events_of(translated(call, cut_at(upstream, places))) == events_of(translated(call, [upstream]))
+
+
+@pytest.mark.parametrize("make", CALLS)
+def test_a_stream_gives_the_same_events_byte_by_byte(make: MakeCall) -> None:
+    upstream = upstream_of(make)
+    call = make({"stream": True})
+    single = [upstream[at : at + 1] for at in range(len(upstream))]
+    assert events_of(translated(call, single)) == events_of(translated(call, [upstream]))
+
+
+class Pieces(httpx.AsyncByteStream):
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+
+    async def __aiter__(self) -> Any:
+        for piece in self._pieces:
+            yield piece
+
+
+@pytest.mark.parametrize("make", CALLS)
+async def test_the_cloud_model_passes_on_the_same_events_wherever_its_bytes_are_cut(
+    make: MakeCall,
+) -> None:
+    upstream = upstream_of(make)
+
+    async def through(size: int) -> list[dict[str, Any]]:
+        pieces = [upstream[at : at + size] for at in range(0, len(upstream), size)]
+        head = {"content-type": "text/event-stream"}
+        transport = httpx.MockTransport(lambda _: httpx.Response(200, headers=head, stream=Pieces(pieces)))
+        settings = CloudModelSettings(name="gpt-4.1", kind="openai")
+        model = CloudModel(settings, transport=transport)
+        call = make({"stream": True})
+        events = call.events(RECEIPT, Usage(20))
+        sent = [events.feed(chunk) async for chunk in await model.stream(call.request)]
+        await model.aclose()
+        return events_of(b"".join([*sent, events.end(USAGE)]))
+
+    whole = await through(len(upstream))
+    assert whole == events_of(translated(make({"stream": True}), [upstream]))
+    for size in (1, 2, 3, 7, 64):
+        assert await through(size) == whole
+
+
+def events_of(sent: bytes) -> list[dict[str, Any]]:
+    """Return the events, without the dates that they were made at."""
+    found = []
+    for data in SSEParser().feed(sent):
+        if data == b"[DONE]":
+            found.append({"type": "done"})
+            continue
+        event = json.loads(data)
+        for dated in (event, event.get("response", {})):
+            for name in ("created", "created_at", "completed_at"):
+                dated.pop(name, None)
+        found.append(event)
+    return found
