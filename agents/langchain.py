@@ -2,46 +2,71 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
+import hashlib
+import itertools
+import random
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable, ensure_config
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils import from_env, secret_from_env
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
-from smallfirst.router.gateway import Gateway
+from smallfirst.router.answer import Answer
+from smallfirst.router.errors import ModelError, ModelTimeout
+from smallfirst.router.models.retry import retry_delay
 from smallfirst.router.remote import RemoteGateway
-from smallfirst.router.settings import Settings
+from smallfirst.router.settings import Retries, Settings
 from smallfirst.router.sync import SyncGateway
 
+from .backend import Backend, open_gateway, token_counter
 from .messages import from_chunk, from_reply, last_chunk, to_wire
+from .structured import asking_for, reading
 
-Backend = Gateway | RemoteGateway
+T = TypeVar("T")
+
+# Where a run's metadata names the conversation: LangGraph's thread, and LangSmith's names.
+_SESSIONS = ("session_id", "thread_id", "conversation_id")
 
 
 class ChatSmallFirst(BaseChatModel):
     """Chat model over smallfirst, in this process or against a running proxy.
 
     In-process, all calls of one instance share one gateway, which is made at the first call; `close()` (or `with`)
-    frees its model and flushes its ledger.
+    frees its model and flushes its ledger. Messages say in `response_metadata` who answered (`model_name`, `route`),
+    why (`reason`, `score`), and for how much (`cost_usd`, `saved_usd`, both None where a price is unknown); errors are
+    smallfirst's own (`smallfirst.router.errors`). Within LangGraph a request's session is the thread, its step the
+    node and its agent the agent's name, unless the model says otherwise.
+
+    A call may give more fields of the request's body as keywords, and `hints`: what `metadata` would say of this call
+    alone, e.g. `hints={"step": "draft", "session": "s1"}`.
 
     Args:
         model: `auto`, `auto/<policy>`, or a configured model's name.
-        base_url: A running proxy, e.g. `http://127.0.0.1:4100/v1`. Default: in this process.
-        api_key: The proxy's key, where it asks for one.
+        base_url: A running proxy, e.g. `http://127.0.0.1:4100/v1`. Default: `SMALLFIRST_BASE_URL`, else none.
+        api_key: The proxy's key, where it asks for one. Default: `SMALLFIRST_API_KEY`.
         settings: For the gateway in this process. Default: as `smallfirst serve` reads them.
-        gateway: A gateway that you made, over one of your own settings or models; it is closed with this model.
+        gateway: A gateway that you made; it is closed with this model. A `SyncGateway` may be shared by several models,
+            embeddings and code of yours, and stays open.
+        temperature, top_p, max_tokens, seed: As in a request's body; None: the model's own.
+        stop: Words at which an answer ends.
+        n: How many answers; `generate` returns them all.
+        streaming: Ask for a stream also where a whole answer is wanted.
+        stream_usage: Whether a stream says how many tokens it took.
+        timeout: Seconds until an answer, or the next piece of a stream, is given up. Default: the gateway's own limits.
+        max_retries: How often a call is made again that failed before its answer began: the gateway retries already.
         agent, session, labels: Shown in cost reports; `labels` are its tags.
         privacy: `local` keeps every request in the house.
         model_kwargs: More fields of the request body.
@@ -50,21 +75,28 @@ class ChatSmallFirst(BaseChatModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
 
     model: str = "auto"
-    base_url: str | None = None
-    api_key: SecretStr | None = None
-    settings: Settings | None = None
+    base_url: str | None = Field(default_factory=from_env("SMALLFIRST_BASE_URL", default=None))
+    api_key: SecretStr | None = Field(default_factory=secret_from_env("SMALLFIRST_API_KEY", default=None))
+    settings: Settings | None = Field(default=None, exclude=True)
     temperature: float | None = None
+    top_p: float | None = None
     max_tokens: int | None = None
     stop: list[str] | str | None = None
     seed: int | None = None
+    n: int | None = Field(default=None, ge=1)
+    streaming: bool = False
+    stream_usage: bool = True
+    timeout: float | None = Field(default=None, gt=0)
+    max_retries: int = Field(default=0, ge=0)
     agent: str | None = None
     session: str | None = None
     labels: list[str] = Field(default_factory=list)
     privacy: Literal["any", "local"] = "any"
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    gateway: Backend | None = Field(default=None, exclude=True)
+    gateway: Backend | SyncGateway | None = Field(default=None, exclude=True)
 
     _sync: SyncGateway | None = PrivateAttr(default=None)
+    _count: Callable[[str], int] | None = PrivateAttr(default=None)
     # Several threads may make the first call at once.
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
 
@@ -74,7 +106,15 @@ class ChatSmallFirst(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model": self.model, "base_url": self.base_url, "temperature": self.temperature}
+        """Everything that may change an answer: LangChain's cache keeps apart what differs here."""
+        names = ("model", "base_url", "temperature", "top_p", "max_tokens", "stop", "seed", "n", "privacy")
+        params = {name: getattr(self, name) for name in names} | {"model_kwargs": self.model_kwargs}
+        if self.settings is not None:
+            # `auto` means something else under other settings.
+            params["settings"] = hashlib.blake2b(
+                self.settings.model_dump_json().encode(), digest_size=8
+            ).hexdigest()
+        return params
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
@@ -82,25 +122,43 @@ class ChatSmallFirst(BaseChatModel):
         params["ls_model_name"] = kwargs.get("model", self.model)
         return params
 
+    def get_num_tokens(self, text: str) -> int:
+        """Return an estimate of a text's tokens, as the router counts them; no model is asked."""
+        if self._count is None:
+            self._count = token_counter(self._runner().gateway)
+        return self._count(text)
+
     # --- the gateway ------------------------------------------------------------------------------------------
 
     def _runner(self) -> SyncGateway:
         """The gateway on a loop of its own; sync and async calls alike run there, so that one model serves both."""
+        if isinstance(self.gateway, SyncGateway):
+            return self.gateway
         with self._lock:
             if self._sync is None:
-                self._sync = SyncGateway(gateway=self._make_gateway())
+                # Settings that were given mean more than a proxy that the environment names.
+                named = self.settings is None or "base_url" in self.model_fields_set
+                self._sync = open_gateway(
+                    self.gateway, self.base_url if named else None, self.api_key, self.settings
+                )
             return self._sync
 
-    def _make_gateway(self) -> Backend:
-        if self.gateway is not None:
-            return self.gateway
-        if self.base_url is not None:
-            key = self.api_key.get_secret_value() if self.api_key else None
-            return RemoteGateway(self.base_url, api_key=key)
-        return Gateway(self.settings)
+    @property
+    def stays_local(self) -> bool:
+        """Whether requests may not leave the house: by `privacy`, or by the policy where that is known (in-process)."""
+        if self.privacy == "local":
+            return True
+        gateway = self._runner().gateway
+        if isinstance(gateway, RemoteGateway):
+            return False
+        policy = (
+            self.model.removeprefix("auto/") if self.model.startswith("auto/") else gateway.settings.policy
+        )
+        known = policy in gateway.settings.policy_names
+        return known and gateway.settings.policy_named(policy).privacy == "local"
 
     def close(self) -> None:
-        """Free the model and flush the ledger; safe to call twice."""
+        """Free the model and flush the ledger; safe to call twice. A `SyncGateway` that was given stays open."""
         with self._lock:
             sync, self._sync = self._sync, None
         if sync is not None:
@@ -114,20 +172,82 @@ class ChatSmallFirst(BaseChatModel):
 
     # --- calls ------------------------------------------------------------------------------------------------
 
-    def _body(self, messages: Sequence[BaseMessage], stop: list[str] | None, **kwargs: Any) -> dict[str, Any]:
-        hints = {"agent": self.agent, "session": self.session, "tags": self.labels or None}
-        metadata = {key: value for key, value in hints.items() if value is not None}
-        if self.privacy == "local":
-            metadata["privacy"] = "local"
+    def _body(
+        self,
+        messages: Sequence[BaseMessage],
+        stop: list[str] | None,
+        run: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Return the request's body; what a call says wins over what the model says."""
+        kwargs.pop("stream_usage", None)
+        given = {**self.model_kwargs, **kwargs}
         own = {
             "temperature": self.temperature,
+            "top_p": self.top_p,
             "max_tokens": self.max_tokens,
-            "stop": stop or self.stop,
+            "stop": stop or self.stop or None,
             "seed": self.seed,
-            "metadata": metadata or None,
+            "n": self.n,
         }
-        body = {key: value for key, value in own.items() if value is not None}
-        return {"model": self.model, **body, **self.model_kwargs, **kwargs, "messages": to_wire(messages)}
+        metadata = {
+            **self._hints(run),
+            **(given.pop("metadata", None) or {}),
+            **(given.pop("hints", None) or {}),
+        }
+        if self.privacy == "local":
+            metadata["privacy"] = "local"
+        body: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
+        if metadata:
+            body["metadata"] = metadata
+        return {"model": self.model, **body, **given, "messages": to_wire(messages)}
+
+    def _hints(self, run: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None) -> dict[str, Any]:
+        """Return what reports show of a request: the model's own labels, else what LangGraph says of its run."""
+        # A stream is not told its run: what LangGraph says is in the context as well.
+        around = ensure_config()
+        about = {
+            **around.get("configurable", {}),
+            **around.get("metadata", {}),
+            **(run.metadata if run else {}),
+        }
+        session = self.session or next((about[key] for key in _SESSIONS if about.get(key)), None)
+        hints = {
+            "agent": self.agent or about.get("lc_agent_name"),
+            "step": about.get("langgraph_node"),
+            "session": None if session is None else str(session),
+            "tags": self.labels or None,
+        }
+        return {key: value for key, value in hints.items() if value is not None}
+
+    def _stream_body(
+        self,
+        messages: Sequence[BaseMessage],
+        stop: list[str] | None,
+        run: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        with_usage = kwargs.get("stream_usage")
+        body = self._body(messages, stop, run, **kwargs)
+        if self.stream_usage if with_usage is None else with_usage:
+            body.setdefault("stream_options", {"include_usage": True})
+        return body
+
+    async def _ask(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Await a call on the gateway's loop, within the time limit, and again where that may help."""
+        retries = Retries(max=min(self.max_retries, 10))
+        for attempt in itertools.count():
+            try:
+                async with asyncio.timeout(self.timeout):
+                    return await work()
+            except TimeoutError as exc:
+                raise ModelTimeout(f"No answer within {self.timeout} seconds.") from exc
+            except ModelError as exc:
+                delay = retry_delay(exc, attempt, retries, random.random())
+                if delay is None:
+                    raise
+                await asyncio.sleep(delay)
+        raise AssertionError("unreachable")
 
     def _generate(
         self,
@@ -136,8 +256,9 @@ class ChatSmallFirst(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        answer = self._runner().complete(self._body(messages, stop, **kwargs))
-        return _result(from_reply(answer.body, answer.receipt))
+        runner = self._runner()
+        body = self._body(messages, stop, run_manager, **kwargs)
+        return _result(runner.run(self._ask(lambda: runner.gateway.complete(body))))
 
     async def _agenerate(
         self,
@@ -147,8 +268,8 @@ class ChatSmallFirst(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         runner = self._runner()
-        answer = await runner.arun(runner.gateway.complete(self._body(messages, stop, **kwargs)))
-        return _result(from_reply(answer.body, answer.receipt))
+        body = self._body(messages, stop, run_manager, **kwargs)
+        return _result(await runner.arun(self._ask(lambda: runner.gateway.complete(body))))
 
     def _stream(
         self,
@@ -157,17 +278,21 @@ class ChatSmallFirst(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        with self._runner().stream(self._stream_body(messages, stop, **kwargs)) as stream:
+        runner = self._runner()
+        body = self._stream_body(messages, stop, run_manager, **kwargs)
+        stream = runner.run(self._ask(lambda: runner.gateway.stream(body)))
+        chunks = aiter(stream)
+        try:
             model = ""
-            for raw in stream:
+            while (raw := runner.run(self._next(chunks))) is not None:
                 chunk = msgspec.json.decode(raw)
                 model = chunk.get("model") or model
-                generation = _generation(from_chunk(chunk))
-                if generation is not None:
-                    if run_manager:
-                        run_manager.on_llm_new_token(generation.text, chunk=generation)
-                    yield generation
+                message = from_chunk(chunk, stream.receipt.request_id)
+                if message is not None:
+                    yield ChatGenerationChunk(message=message)
             yield ChatGenerationChunk(message=last_chunk(stream.receipt, model or stream.receipt.model))
+        finally:
+            runner.run(stream.aclose())
 
     async def _astream(
         self,
@@ -177,27 +302,27 @@ class ChatSmallFirst(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         runner = self._runner()
-        stream = await runner.arun(runner.gateway.stream(self._stream_body(messages, stop, **kwargs)))
+        body = self._stream_body(messages, stop, run_manager, **kwargs)
+        stream = await runner.arun(self._ask(lambda: runner.gateway.stream(body)))
         chunks = aiter(stream)
         try:
             model = ""
-            while (raw := await runner.arun(_next(chunks))) is not None:
+            while (raw := await runner.arun(self._next(chunks))) is not None:
                 chunk = msgspec.json.decode(raw)
                 model = chunk.get("model") or model
-                generation = _generation(from_chunk(chunk))
-                if generation is not None:
-                    if run_manager:
-                        await run_manager.on_llm_new_token(generation.text, chunk=generation)
-                    yield generation
+                message = from_chunk(chunk, stream.receipt.request_id)
+                if message is not None:
+                    yield ChatGenerationChunk(message=message)
             yield ChatGenerationChunk(message=last_chunk(stream.receipt, model or stream.receipt.model))
         finally:
             await runner.arun(stream.aclose())
 
-    def _stream_body(
-        self, messages: Sequence[BaseMessage], stop: list[str] | None, **kwargs: Any
-    ) -> dict[str, Any]:
-        kwargs.setdefault("stream_options", {"include_usage": True})
-        return self._body(messages, stop, **kwargs)
+    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await anext(chunks, None)
+        except TimeoutError as exc:
+            raise ModelTimeout(f"Silent for {self.timeout} seconds in the middle of an answer.") from exc
 
     # --- tools and structured output --------------------------------------------------------------------------
 
@@ -205,28 +330,33 @@ class ChatSmallFirst(BaseChatModel):
         self,
         tools: Sequence[builtins.dict[str, Any] | type | Callable[..., Any] | BaseTool],
         *,
-        tool_choice: str | None = None,
+        tool_choice: str | bool | builtins.dict[str, Any] | None = None,
         strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Give the model tools.
 
         Args:
-            tools: Functions, classes, LangChain tools or OpenAI tool schemas.
-            tool_choice: `auto`, `none`, `any` (or `required`), or the name of one tool.
+            tools: Functions, classes, LangChain tools, or tool schemas in OpenAI's or Anthropic's form.
+            tool_choice: `auto`, `none`, `any` (or `required`, or True), the name of one tool, or OpenAI's object.
             strict: Passed on to models that check arguments against the schema.
+            parallel_tool_calls: Whether an answer may have several calls; default: the model's own.
+            kwargs: More fields of the request body.
         """
         converted = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
         if tool_choice is not None:
             names = [tool["function"]["name"] for tool in converted]
             kwargs["tool_choice"] = _tool_choice(tool_choice, names)
+        if parallel_tool_calls is not None:
+            kwargs["parallel_tool_calls"] = parallel_tool_calls
         return self.bind(tools=converted, **kwargs)
 
     def with_structured_output(
         self,
         schema: builtins.dict[str, Any] | type,
         *,
-        method: Literal["json_schema", "function_calling"] = "json_schema",
+        method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
         include_raw: bool = False,
         strict: bool | None = None,
         **kwargs: Any,
@@ -235,57 +365,33 @@ class ChatSmallFirst(BaseChatModel):
 
         Args:
             schema: A Pydantic class, a TypedDict class, a JSON schema or an OpenAI function schema.
-            method: `json_schema` constrains the answer; `function_calling` asks for a tool call.
+            method: `json_schema` constrains the answer; `function_calling` asks for a tool call; `json_mode` asks for
+                any JSON object, the prompt has to say which.
             include_raw: Return `{"raw", "parsed", "parsing_error"}` and do not raise on what cannot be parsed.
             strict: Passed on to models that check it.
+            kwargs: More fields of the request body; not with `function_calling`.
         """
         if method == "function_calling":
             return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
-        json_schema = convert_to_json_schema(schema)
-        named = {"name": json_schema.get("title", "response"), "schema": json_schema}
-        if strict is not None:
-            named["strict"] = strict
-        bound = self.bind(
-            response_format={"type": "json_schema", "json_schema": named},
-            ls_structured_output_format={
-                "kwargs": {"method": method},
-                "schema": convert_to_openai_tool(schema),
-            },
-            **kwargs,
-        )
-        parser: Any = JsonOutputParser()
-        if isinstance(schema, type) and issubclass(schema, BaseModel):
-            parser = PydanticOutputParser(pydantic_object=schema)
-        if not include_raw:
-            parsing: Runnable[LanguageModelInput, builtins.dict[str, Any] | BaseModel] = bound | parser
-            return parsing
-        parsed = RunnablePassthrough.assign(
-            parsed=lambda x: parser.invoke(x["raw"]), parsing_error=lambda _: None
-        )
-        failed = RunnablePassthrough.assign(parsed=lambda _: None)
-        return RunnableMap(raw=bound) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+        bound = self.bind(**asking_for(schema, method, strict), **kwargs)
+        return reading(bound, schema, include_raw=include_raw)
 
 
-async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
-    return await anext(chunks, None)
-
-
-def _tool_choice(choice: str, names: list[str]) -> str | dict[str, Any]:
-    if choice in ("any", "required"):
-        return "required"
-    if choice in ("auto", "none"):
+def _tool_choice(choice: str | bool | dict[str, Any], names: list[str]) -> str | dict[str, Any]:
+    if isinstance(choice, dict):
         return choice
+    if choice is True or choice in ("any", "required"):
+        return "required"
+    if choice is False or choice in ("auto", "none"):
+        return choice or "none"
     if choice not in names:
         raise ValueError(f"tool_choice {choice!r} is not among the tools: {', '.join(names)}")
     return {"type": "function", "function": {"name": choice}}
 
 
-def _result(message: AIMessage) -> ChatResult:
+def _result(answer: Answer) -> ChatResult:
+    messages = from_reply(answer.body, answer.receipt)
     return ChatResult(
-        generations=[ChatGeneration(message=message)],
-        llm_output={"model_name": message.response_metadata["model_name"]},
+        generations=[ChatGeneration(message=message) for message in messages],
+        llm_output={"model_name": messages[0].response_metadata["model_name"]},
     )
-
-
-def _generation(message: AIMessageChunk | None) -> ChatGenerationChunk | None:
-    return None if message is None else ChatGenerationChunk(message=message)

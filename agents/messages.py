@@ -14,7 +14,7 @@ from langchain_core.messages import (
     ToolCall,
     convert_to_openai_messages,
 )
-from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import tool_call as create_tool_call
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers.openai_tools import make_invalid_tool_call, parse_tool_call
@@ -22,16 +22,84 @@ from langchain_core.output_parsers.openai_tools import make_invalid_tool_call, p
 from smallfirst.router.answer import Receipt
 from smallfirst.router.wire import Usage
 
+# Parts of an assistant message that go elsewhere on the wire (calls), or nowhere: a model's thoughts are its own.
+_NOT_CONTENT = frozenset(
+    {"reasoning", "thinking", "redacted_thinking", "tool_call", "invalid_tool_call", "tool_call_chunk"}
+)
+_ATTACHED = "The result is attached to the next message."
+# The names under which servers report what a model thought.
+_REASONING_FIELDS = ("reasoning_content", "reasoning")
+
 
 def to_wire(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """Return OpenAI's form of a conversation."""
-    converted: list[dict[str, Any]] = convert_to_openai_messages(messages)
-    return converted
+    """Return OpenAI's form of a conversation.
+
+    Content in LangChain's, OpenAI's and Anthropic's forms is understood. Images and files in a tool's result move to a
+    message of the user after it: on this wire a tool may return text alone.
+    """
+    converted = convert_to_openai_messages([_plain(message) for message in messages])
+    assert isinstance(converted, list)  # it was given a list
+    wire: list[dict[str, Any]] = []
+    attached: list[dict[str, Any]] = []
+    for one in converted:
+        message = one
+        if message["role"] == "tool":
+            message, media = _without_media(message)
+            attached += media
+        elif attached:
+            wire.append({"role": "user", "content": attached})
+            attached = []
+        wire.append(message)
+    return [*wire, {"role": "user", "content": attached}] if attached else wire
 
 
-def from_reply(body: dict[str, Any], receipt: Receipt) -> AIMessage:
-    """Return the message of a `chat.completion`, with usage and the receipt as metadata."""
-    choice = body["choices"][0]
+def _plain(message: BaseMessage) -> BaseMessage:
+    """Return an assistant's message without the parts that are no content on the wire, and files with a name."""
+    if isinstance(message.content, str):
+        return message
+    kept: list[Any] = []
+    for block in message.content:
+        if not isinstance(block, dict):
+            kept.append(block)
+        elif not (isinstance(message, AIMessage) and block.get("type") in _NOT_CONTENT):
+            kept.append(_named(block))
+    return message.model_copy(update={"content": kept})
+
+
+def _named(block: dict[str, Any]) -> dict[str, Any]:
+    """Give a file a name: OpenAI wants one, and LangChain's own warns where there is none."""
+    named = "filename" in block or "filename" in (block.get("extras") or block.get("metadata") or {})
+    if block.get("type") != "file" or named or not ({"base64", "source_type"} & block.keys()):
+        return block
+    return {**block, "filename": f"file.{str(block.get('mime_type', 'bin')).rpartition('/')[2]}"}
+
+
+def _without_media(message: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message, []
+    texts = [part for part in content if part.get("type") == "text"]
+    media = [part for part in content if part.get("type") != "text"]
+    if not media:
+        return message, []
+    return {**message, "content": texts or _ATTACHED}, media
+
+
+def from_reply(body: dict[str, Any], receipt: Receipt) -> list[AIMessage]:
+    """Return the messages of a `chat.completion`, one a choice, with the receipt as metadata.
+
+    The usage is on the first one alone, so that adding messages up counts it once.
+    """
+    usage = usage_metadata(body.get("usage"))
+    return [
+        _from_choice(choice, body, receipt, usage if at == 0 else None)
+        for at, choice in enumerate(body["choices"])
+    ]
+
+
+def _from_choice(
+    choice: dict[str, Any], body: dict[str, Any], receipt: Receipt, usage: UsageMetadata | None
+) -> AIMessage:
     message = choice["message"]
     calls: list[ToolCall] = []
     invalid: list[InvalidToolCall] = []
@@ -43,22 +111,39 @@ def from_reply(body: dict[str, Any], receipt: Receipt) -> AIMessage:
         else:
             if parsed is not None:
                 calls.append(create_tool_call(name=parsed["name"], args=parsed["args"], id=parsed["id"]))
+    metadata = response_metadata(body, receipt, choice.get("finish_reason"))
+    if choice.get("logprobs"):
+        metadata["logprobs"] = choice["logprobs"]
     return AIMessage(
         content=message.get("content") or "",
-        id=body.get("id"),
+        # Not the reply's own id: an answer from the cache has the same one each time, and LangGraph takes messages of
+        # one id for one message.
+        id=receipt.request_id if choice is body["choices"][0] else None,
         tool_calls=calls,
         invalid_tool_calls=invalid,
-        usage_metadata=usage_metadata(body.get("usage")),
-        additional_kwargs={"refusal": message["refusal"]} if message.get("refusal") else {},
-        response_metadata=response_metadata(body, receipt, choice.get("finish_reason")),
+        usage_metadata=usage,
+        additional_kwargs=_additional(message),
+        response_metadata=metadata,
     )
 
 
-def from_chunk(chunk: dict[str, Any]) -> AIMessageChunk | None:
-    """Return the message of a `chat.completion.chunk`; None where it adds nothing."""
+def _additional(message: dict[str, Any]) -> dict[str, Any]:
+    """Return what LangChain keeps beside the content: a refusal, thoughts, a spoken answer."""
+    found = {name: message[name] for name in ("refusal", "audio") if message.get(name)}
+    thought = next((message[name] for name in _REASONING_FIELDS if message.get(name)), None)
+    return found | ({"reasoning_content": thought} if isinstance(thought, str) else {})
+
+
+def from_chunk(chunk: dict[str, Any], request_id: str) -> AIMessageChunk | None:
+    """Return the message of a `chat.completion.chunk`; None where it adds nothing.
+
+    Its id is the request's, as a whole answer's is. Of several choices only the first is streamed: pieces of one
+    message cannot tell them apart.
+    """
     usage = usage_metadata(chunk.get("usage"))
-    choices = chunk.get("choices") or ()
-    delta = (choices[0].get("delta") or {}) if choices else {}
+    choices = [choice for choice in chunk.get("choices") or () if not choice.get("index")]
+    choice = choices[0] if choices else {}
+    delta = choice.get("delta") or {}
     calls = [
         tool_call_chunk(
             name=(call.get("function") or {}).get("name"),
@@ -68,23 +153,26 @@ def from_chunk(chunk: dict[str, Any]) -> AIMessageChunk | None:
         )
         for call in delta.get("tool_calls") or ()
     ]
-    finish = choices[0].get("finish_reason") if choices else None
-    text = delta.get("content") or ""
-    if not text and not calls and usage is None and finish is None:
+    metadata = {name: choice[name] for name in ("finish_reason", "logprobs") if choice.get(name)}
+    text, additional = delta.get("content") or "", _additional(delta)
+    if not (text or calls or additional or metadata) and usage is None:
         return None
     return AIMessageChunk(
         content=text,
-        id=chunk.get("id"),
+        id=request_id,
         tool_call_chunks=calls,
         usage_metadata=usage,
-        response_metadata={"finish_reason": finish} if finish else {},
+        additional_kwargs=additional,
+        response_metadata=metadata,
     )
 
 
 def last_chunk(receipt: Receipt, model_name: str) -> AIMessageChunk:
     """Return the empty chunk that ends a stream: it carries what is known only then."""
     metadata = response_metadata({"model": model_name}, receipt, None)
-    return AIMessageChunk(content="", response_metadata=metadata, chunk_position="last")
+    return AIMessageChunk(
+        content="", id=receipt.request_id, response_metadata=metadata, chunk_position="last"
+    )
 
 
 def response_metadata(body: dict[str, Any], receipt: Receipt, finish_reason: str | None) -> dict[str, Any]:
@@ -99,6 +187,8 @@ def response_metadata(body: dict[str, Any], receipt: Receipt, finish_reason: str
         "cache": receipt.cache,
         "cost_usd": receipt.cost_usd,
         "saved_usd": receipt.saved_usd,
+        "overhead_ms": receipt.overhead_ms,
+        "attempts": receipt.attempts,
     }
     return metadata | ({"finish_reason": finish_reason} if finish_reason else {})
 
@@ -106,12 +196,20 @@ def response_metadata(body: dict[str, Any], receipt: Receipt, finish_reason: str
 def usage_metadata(wire: dict[str, Any] | None) -> UsageMetadata | None:
     """Return LangChain's form of OpenAI's `usage`; None where there is none."""
     usage = Usage.from_wire(wire)
-    if usage is None:
+    if usage is None or wire is None:
         return None
+    heard = (wire.get("prompt_tokens_details") or {}).get("audio_tokens")
+    said = (wire.get("completion_tokens_details") or {}).get("audio_tokens")
+    taken = InputTokenDetails(cache_read=usage.cached_tokens)
+    given = OutputTokenDetails(reasoning=usage.reasoning_tokens)
+    if heard is not None:
+        taken["audio"] = heard
+    if said is not None:
+        given["audio"] = said
     return UsageMetadata(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         total_tokens=usage.input_tokens + usage.output_tokens,
-        input_token_details={"cache_read": usage.cached_tokens},
-        output_token_details={"reasoning": usage.reasoning_tokens},
+        input_token_details=taken,
+        output_token_details=given,
     )

@@ -12,19 +12,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .answer import Answer, AnswerStream, Receipt
+    from .bill import Bill
     from .gateway import Gateway
+    from .remote import RemoteGateway
     from .settings import Settings
     from .sync import SyncGateway
     from .wire import ChatRequest
 
-__all__ = ["Answer", "AnswerStream", "ChatRequest", "Gateway", "Receipt", "Settings", "SyncGateway"]
+__all__ = [
+    "Answer",
+    "AnswerStream",
+    "Bill",
+    "ChatRequest",
+    "Gateway",
+    "Receipt",
+    "RemoteGateway",
+    "Settings",
+    "SyncGateway",
+]
 
 _HOMES = {
     "Answer": "answer",
     "AnswerStream": "answer",
+    "Bill": "bill",
     "ChatRequest": "wire",
     "Gateway": "gateway",
     "Receipt": "answer",
+    "RemoteGateway": "remote",
     "Settings": "settings",
     "SyncGateway": "sync",
 }

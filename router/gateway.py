@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from smallfirst.policies import Attempt, Decision
 
@@ -30,6 +31,7 @@ from .health import ModelHealth
 from .hints import read_hints
 from .journey import Journey, Status
 from .ledger import Entry, Ledger, Outcome
+from .ledger.report import Report, report_of
 from .metrics import Metrics
 from .models import make_models
 from .models.base import Embedder, Model
@@ -72,10 +74,29 @@ class Gateway:
         models: Replaces configured models by name; meant for tests and for models of one's own. They stay open when
             the gateway is closed.
         drift: Replaces the monitor of risk budgets; default: one of the budgets in the settings.
+        base_url: A running proxy, with `/v1`: what is made is then a `RemoteGateway`, whose `route` is to be awaited.
+        api_key: The proxy's key, where it asks for one.
 
     Raises:
         SettingsError: The settings file cannot be used.
     """
+
+    def __new__(
+        cls,
+        settings: Settings | None = None,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        **own: object,
+    ) -> Self:
+        """Make a gateway in this process, or the face of a running proxy."""
+        if base_url is None:
+            return super().__new__(cls)
+        from .remote import RemoteGateway
+
+        if settings is not None or any(value is not None for value in own.values()):
+            raise TypeError("a proxy has settings and models of its own: give either a base_url or these")
+        return RemoteGateway(base_url, api_key=api_key)  # type: ignore[return-value]
 
     def __init__(
         self,
@@ -83,6 +104,8 @@ class Gateway:
         *,
         models: Mapping[str, Model] | None = None,
         drift: DriftMonitor | None = None,
+        base_url: str | None = None,
+        api_key: str | None = None,
     ) -> None:
         self.settings = settings or _settings_from_environment()
         self.health = ModelHealth()
@@ -154,11 +177,19 @@ class Gateway:
         )
 
     @classmethod
-    def sync(cls, settings: Settings | None = None) -> SyncGateway:
-        """Return the same gateway with blocking methods, for code without an event loop."""
+    def sync(
+        cls, settings: Settings | None = None, *, base_url: str | None = None, api_key: str | None = None
+    ) -> SyncGateway:
+        """Return the same gateway with blocking methods, for code without an event loop.
+
+        Args:
+            settings: As for `Gateway`.
+            base_url: A running proxy, with `/v1`, in place of a gateway in this process.
+            api_key: The proxy's key, where it asks for one.
+        """
         from .sync import SyncGateway
 
-        return SyncGateway(settings)
+        return SyncGateway(settings, base_url=base_url, api_key=api_key)
 
     async def __aenter__(self) -> Gateway:
         self.start()
@@ -214,7 +245,8 @@ class Gateway:
         with self._recorded(journey):
             cached = await self._recall(journey)
             if cached is not None:
-                return Answer(cached.body, self._receipt_from_cache(journey, cached))
+                receipt = self._receipt_from_cache(journey, cached)
+                return Answer(cached.body, receipt, journey.usage)
             answered = await self._run(journey, _WHOLE)
         return self._answer(journey, answered)
 
@@ -244,6 +276,10 @@ class Gateway:
         return self.routing.plan(
             parsed, read_hints(parsed), self.routing.target(parsed.fields.model)
         ).decision
+
+    def count_tokens(self, request: ChatRequest | Mapping[str, Any] | str) -> int:
+        """Return an estimate of a prompt's tokens, tools and schema included; nothing is run."""
+        return self.routing.input_tokens(ChatRequest.of(request, {}, stream=None))
 
     async def classify(
         self,
@@ -318,6 +354,29 @@ class Gateway:
         """
         return 0 if self.reuse is None else await self.reuse.forget(tenant, namespace)
 
+    async def report(
+        self,
+        *,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        by: Sequence[str] = ("model", "route"),
+    ) -> Report:
+        """Add the ledger up: who used what, what it cost, and what all-cloud would have cost.
+
+        Args:
+            since: From when on: a time, or as `smallfirst report` takes it (`24h`, `7d`, a date); None: all.
+            until: Until when; None: now.
+            by: Groups: `day`, `model`, `route`, `agent`, `tenant`, `policy`, `task`, `tag`.
+
+        Returns:
+            `rows`, one a group, and `total`; money in US dollars, times in milliseconds, shares in 0..1.
+
+        Raises:
+            LedgerError: Nothing is recorded yet, or the ledger cannot be read.
+            ValueError: A time cannot be read, or a group is none of these.
+        """
+        return await asyncio.to_thread(report_of, self.ledger, since, until, by, self.prices.source)
+
     async def embed(self, model: str, texts: Sequence[str]) -> tuple[list[list[float]], int]:
         """Return a vector of length 1 for each text, and how many tokens they have together.
 
@@ -390,7 +449,7 @@ class Gateway:
             attempt.tier, attempt.model, cost_usd=journey.cost_usd, baseline_usd=baseline
         )
         self._record(journey, "ok", overhead_ms=receipt.overhead_ms)
-        return Answer(reply.body, receipt)
+        return Answer(reply.body, receipt, usage)
 
     def _receipt_from_cache(self, journey: Journey, cached: CachedReply) -> Receipt:
         journey.usage = Usage.from_wire(cached.body.get("usage"))

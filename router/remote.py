@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import msgspec
 
+from smallfirst.policies import Decision
+
 from .answer import Answer, AnswerStream, Receipt
-from .errors import ModelTimeout, ModelUnavailable, RequestError, StreamBroken
+from .errors import ModelTimeout, ModelUnavailable, RequestError, StreamBroken, UpstreamError
+from .models.retry import RETRIED_STATUSES, parse_retry_after
 from .models.sse import SSEParser
-from .wire import ChatRequest
+from .wire import ChatRequest, Usage
 
 
 class RemoteGateway:
@@ -58,6 +63,51 @@ class RemoteGateway:
         response = await self._send(ChatRequest.of(request, fields, stream=True), stream=True)
         return AnswerStream(_RemoteStream(response))
 
+    async def route(self, request: ChatRequest | Mapping[str, Any] | str, **fields: Any) -> Decision:
+        """Return the decision alone; see `Gateway.route`."""
+        parsed = ChatRequest.of(request, fields, stream=None)
+        response = await self._post(f"{self._base}/route", parsed.body, parsed.headers, stream=False)
+        body = msgspec.json.decode(response.content)
+        return msgspec.convert({**body, "code": body["reason_code"]}, Decision)
+
+    async def classify(
+        self,
+        text: str | Sequence[str],
+        labels: Sequence[str],
+        *,
+        tenant: str = "default",
+        headers: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> list[tuple[dict[str, Any], Receipt]]:
+        """Label texts; see `Gateway.classify`. A proxy with keys knows the tenant by the key."""
+        body = {
+            **fields,
+            "labels": list(labels),
+            "metadata": {**(fields.get("metadata") or {}), "tenant": tenant},
+        }
+
+        async def label(one: str) -> tuple[dict[str, Any], Receipt]:
+            # A request each: so each has its own receipt.
+            url = f"{self._base}/classify"
+            response = await self._post(url, {**body, "text": one}, headers or {}, stream=False)
+            result = msgspec.json.decode(response.content)
+            del result["object"]
+            return result, Receipt.from_headers(response.headers)
+
+        return await asyncio.gather(*(label(one) for one in ([text] if isinstance(text, str) else text)))
+
+    async def embed(self, model: str, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+        """Return a vector for each text, and how many tokens they have together; see `Gateway.embed`."""
+        body = {"model": model, "input": list(texts)}
+        response = await self._post(f"{self._base}/embeddings", body, {}, stream=False)
+        found = msgspec.json.decode(response.content)
+        return [row["embedding"] for row in found["data"]], found["usage"]["prompt_tokens"]
+
+    async def model_owners(self) -> dict[str, str]:
+        """Return what may be put into `model`, and where it runs: `local`, `cloud`, or `smallfirst` decides."""
+        response = await self._send_message(self._client.build_request("GET", f"{self._base}/models"))
+        return {model["id"]: model["owned_by"] for model in msgspec.json.decode(response.content)["data"]}
+
     async def feedback(
         self,
         request_id: str,
@@ -77,7 +127,7 @@ class RemoteGateway:
         """Forget cached answers; see `Gateway.forget`. A proxy with keys knows the tenant by the key."""
         params = {"tenant": tenant} | ({} if namespace is None else {"namespace": namespace})
         message = self._client.build_request("DELETE", f"{self._base}/cache", params=params)
-        response = await self._ask(message, stream=False)
+        response = await self._send_message(message)
         return int(msgspec.json.decode(response.content)["deleted"])
 
     async def _send(self, request: ChatRequest, *, stream: bool) -> httpx.Response:
@@ -92,9 +142,9 @@ class RemoteGateway:
             content=msgspec.json.encode(body),
             headers={"content-type": "application/json", **headers},
         )
-        return await self._ask(message, stream=stream)
+        return await self._send_message(message, stream=stream)
 
-    async def _ask(self, message: httpx.Request, *, stream: bool) -> httpx.Response:
+    async def _send_message(self, message: httpx.Request, *, stream: bool = False) -> httpx.Response:
         try:
             response = await self._client.send(message, stream=stream)
             if response.status_code != httpx.codes.OK:
@@ -113,6 +163,7 @@ class _RemoteStream:
 
     def __init__(self, response: httpx.Response) -> None:
         self.receipt = Receipt.from_headers(response.headers)
+        self.usage: Usage | None = None  # it is in the chunks, where the caller asked for it
         self._response = response
         self._chunks = self._read()
 
@@ -151,7 +202,13 @@ def _error(response: httpx.Response) -> RequestError:
         error = msgspec.json.decode(response.content)["error"]
     except (msgspec.DecodeError, KeyError, TypeError):
         error = {"message": f"The proxy answered {response.status_code}."}
-    failure = RequestError(error.get("message") or "", param=error.get("param"), code=error.get("code"))
-    failure.status = response.status_code
+    message, status = error.get("message") or "", response.status_code
+    failure: RequestError
+    if status in RETRIED_STATUSES:
+        after = parse_retry_after(response.headers, datetime.now(UTC))
+        failure = UpstreamError(message, status=status, error=error, retry_after=after)
+    else:
+        failure = RequestError(message, param=error.get("param"), code=error.get("code"))
+        failure.status = status
     failure.type = error.get("type") or failure.type
     return failure

@@ -128,6 +128,15 @@ def test_every_smallfirst_command_runs(
     run(["bash", "-c", command], folder, environ)
 
 
+@pytest.mark.parametrize(
+    "command", [line for text in blocks("sh") for line in text.splitlines() if "agents.workflows" in line]
+)
+def test_every_workflow_runs(command: str, folder: Path, environ: dict[str, str]) -> None:
+    command = command.replace(".venv/bin/", f"{BIN}/")
+    # Rows and bills may go to either stream.
+    assert "The bill" in run(["bash", "-c", f"{command} 2>&1"], folder, environ)
+
+
 def test_the_settings_example_is_valid(folder: Path, environ: dict[str, str]) -> None:
     file = folder / "example.yaml"
     file.write_text(block("yaml", "models:"))

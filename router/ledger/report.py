@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import LedgerError
 from .schema import OUTCOMES_SINCE, schema_version
+from .writer import Ledger
 
 GROUPS = ("day", "model", "route", "agent", "tenant", "policy", "task", "tag")
 
@@ -168,6 +169,21 @@ def make_report(
         tuple(_steps(rows)),
         tuple(_summary({"route": name}, members) for name, members in sorted(by_route.items())),
     )
+
+
+def report_of(
+    ledger: Ledger, since: datetime | str | None, until: datetime | str | None, by: Sequence[str], prices: str
+) -> Report:
+    """Write what a ledger still holds, and add it up; waits for the disk. Times may be as `parse_time` reads them.
+
+    Raises:
+        LedgerError: There is no ledger yet, or it cannot be read.
+        ValueError: A time cannot be read, or a group is none of `GROUPS`.
+    """
+    now = datetime.now(UTC)
+    low, high = (parse_time(when, now) if isinstance(when, str) else when for when in (since, until))
+    ledger.flush()
+    return make_report(ledger.path, since=low, until=high, by=tuple(by), prices=prices)
 
 
 class _Row(msgspec.Struct, frozen=True):

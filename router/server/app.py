@@ -173,6 +173,7 @@ def _own() -> tuple[Operation, ...]:
             cache.forget,
             "Forget the tenant's cached answers, or those of one namespace",
             "DeletedCache",
+            query=("namespace", "tenant"),
         ),
         Operation("GET", "/metrics", pages.metrics, "Metrics for Prometheus", None),
     )

@@ -36,6 +36,7 @@ class Operation:
         example: Of a body.
         streams: Whether it may answer with server-sent events.
         public: Whether it asks for no key.
+        query: Names of its query's parameters, all optional.
         error_body: The wire's error shape.
         error: The name of that shape's schema.
     """
@@ -49,6 +50,7 @@ class Operation:
     example: dict[str, Any] | None = None
     streams: bool = False
     public: bool = False
+    query: tuple[str, ...] = ()
     error_body: ErrorBody = openai_error
     error: str = "Error"
 
@@ -89,11 +91,12 @@ def _described(operation: Operation) -> dict[str, Any]:
         "summary": operation.summary,
         "responses": _responses(operation),
     }
-    if names:
-        described["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-            for name in names
-        ]
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        for name in names
+    ] + [{"name": name, "in": "query", "schema": {"type": "string"}} for name in operation.query]
+    if parameters:
+        described["parameters"] = parameters
     if operation.body is not None:
         named = "Object" if operation.body is dict else operation.body.__name__
         content = _json(_reference(named))

@@ -71,6 +71,9 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "DeletedResponse": record({"id": TEXT, "object": one_of(["response"]), "deleted": {"type": "boolean"}}),
+    "DeletedCache": record(
+        {"object": one_of(["cache.deleted"]), "tenant": TEXT, "namespace": NULLABLE_TEXT, "deleted": COUNT}
+    ),
     "AnthropicMessage": record(
         {
             "id": TEXT,

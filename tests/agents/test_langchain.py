@@ -15,7 +15,7 @@ from langchain_core.tools import tool
 from pydantic import BaseModel, Field
 
 from smallfirst.agents import ChatSmallFirst
-from smallfirst.router.errors import ModelNotFound, RequestError, StreamBroken, UpstreamError
+from smallfirst.router.errors import CannotServe, ModelNotFound, RequestError, StreamBroken, UpstreamError
 from smallfirst.router.gateway import Gateway
 from smallfirst.router.models.local.model import LocalModel
 
@@ -253,3 +253,46 @@ def test_closing_twice_is_fine(make_chat: MakeChat) -> None:
     chat.close()
     chat.close()
     assert chat.invoke(HARD).text
+
+
+def test_an_answer_from_the_cache_is_a_message_of_its_own(make_chat: MakeChat) -> None:
+    """LangGraph takes messages of one id for one message, and stored answers have the id of the first."""
+    chat = make_chat(temperature=0)
+    first = chat.invoke(EASY)
+    while (second := chat.invoke(EASY)).response_metadata["route"] != "cache":
+        pass  # the cache is written off the caller's path
+    streamed = [chunk.id for chunk in chat.stream(EASY)]
+    assert len({first.id, second.id, *streamed}) == 3
+    assert second.id == second.response_metadata["request_id"]
+
+
+PICTURE = HumanMessage(
+    [
+        {"type": "text", "text": "What is it?"},
+        {"type": "image", "base64": "QQ==", "mime_type": "image/png"},
+    ]
+)
+
+
+def test_a_picture_goes_to_a_model_that_sees(chat: ChatSmallFirst, cloud: LoopbackCloud) -> None:
+    assert chat.invoke([PICTURE]).response_metadata["route"] == "cloud"
+    parts = cloud.requests[0].body["messages"][0]["content"]
+    assert parts[1] == {"type": "image_url", "image_url": {"url": "data:image/png;base64,QQ=="}}
+
+
+def test_a_picture_that_must_stay_is_refused_where_nobody_sees(
+    make_chat: MakeChat, cloud: LoopbackCloud
+) -> None:
+    with pytest.raises(CannotServe):
+        make_chat(privacy="local").invoke([PICTURE])
+    assert cloud.requests == []
+
+
+async def test_an_awaited_stream_left_early_stops_the_cloud(
+    make_chat: MakeChat, cloud: LoopbackCloud
+) -> None:
+    cloud.enqueue(lc.hang(after=3))
+    stream = make_chat(model=CLOUD).astream("Hi")
+    await anext(stream)
+    await stream.aclose()  # type: ignore[attr-defined]
+    assert await asyncio.to_thread(cloud.disconnected.wait, 5)
