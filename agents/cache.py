@@ -89,8 +89,10 @@ class SmallFirstCache(BaseCache):
         return f"{key_prefix(self._tenant, self._namespace)}{digest}"
 
     async def _get(self, prompt: str, llm_string: str) -> Sequence[Generation] | None:
-        stored = await self._store.get(self._key(prompt, llm_string)) if self._store else None
-        return None if stored is None else _decode(stored)
+        if self._store is None:
+            return None
+        found = await self._store.find(self._key(prompt, llm_string))
+        return None if found.value is None else _decode(found.value)
 
     async def _set(self, prompt: str, llm_string: str, answers: Sequence[Generation]) -> None:
         value = _encode(answers)
