@@ -81,6 +81,19 @@ class Billing:
         output = tokens + (self._count_tokens(text) if text else 0)
         return Usage(input_tokens=journey.plan.input_tokens, output_tokens=output, estimated=True)
 
+    def usage_of_stored(self, body: Mapping[str, Any], count_prompt: Callable[[], int]) -> Usage:
+        """Return what a stored answer takes: as its model said, else our estimate.
+
+        Args:
+            body: The `chat.completion`.
+            count_prompt: Estimates the prompt's tokens.
+        """
+        said = Usage.from_wire(body.get("usage"))
+        if said is not None:
+            return said
+        text = _texts(body)
+        return Usage(count_prompt(), self._count_tokens(text) if text else 0, estimated=True)
+
     def answered(
         self, journey: Journey, answered: Answered[Any], usage: Usage, *, retries: int
     ) -> float | None:
@@ -123,6 +136,8 @@ def _texts(body: Mapping[str, Any]) -> str:
     """All text of a reply's choices, for counting."""
     messages = [choice.get("message") or {} for choice in body.get("choices") or ()]
     calls = [
-        call.get("function", {}).get("arguments", "") for m in messages for call in m.get("tool_calls") or ()
+        (call.get("function") or {}).get("arguments") for m in messages for call in m.get("tool_calls") or ()
     ]
-    return "\n".join([*(m.get("content") or "" for m in messages), *calls])
+    # Odd servers send other things than text.
+    texts = [*(m.get("content") for m in messages), *calls]
+    return "\n".join(text for text in texts if isinstance(text, str))

@@ -48,7 +48,7 @@ from .settings import LocalModelSettings, Settings
 from .settings_file import find_settings_file, load_settings
 from .shadow import Shadow
 from .status import gauges
-from .wire import ChatRequest, Reply, ReplyStream, Usage
+from .wire import ChatRequest, Reply, ReplyStream
 
 if TYPE_CHECKING:
     from .sync import SyncGateway
@@ -452,7 +452,9 @@ class Gateway:
         return Answer(reply.body, receipt, usage)
 
     def _receipt_from_cache(self, journey: Journey, cached: CachedReply) -> Receipt:
-        journey.usage = Usage.from_wire(cached.body.get("usage"))
+        journey.usage = self.billing.usage_of_stored(
+            cached.body, lambda: self.routing.input_tokens(journey.request)
+        )
         saved = self.billing.baseline_usd(journey.usage)
         receipt = journey.receipt("cache", cached.model, cost_usd=0.0, baseline_usd=saved)
         self._record(journey, "ok", model=cached.model, overhead_ms=receipt.overhead_ms)

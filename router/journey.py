@@ -203,7 +203,7 @@ class Journey:
             status=status,
             error_code=error.code if error else None,
             http_status=error.status if error else 200 if status == "ok" else 499,
-            stream=self.request.fields.stream,
+            stream=bool(self.request.fields.stream),
             kind=self.kind,
         )
 

@@ -141,7 +141,7 @@ class ChatFields(msgspec.Struct, frozen=True):
 
     messages: list[Message]
     model: str = "auto"
-    stream: bool = False
+    stream: bool | None = False
     tools: list[Tool] | None = None
     tool_choice: str | NamedToolChoice | None = None
     parallel_tool_calls: bool | None = None

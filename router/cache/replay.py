@@ -73,7 +73,7 @@ class ChunkCollector:
         if decoded.get("usage") is not None:
             self.usage = decoded["usage"]
         for choice in decoded.get("choices") or ():
-            if isinstance(choice, dict):
+            if _is_readable(choice):
                 self._add_choice(choice)
             else:
                 self._broken = True
@@ -101,8 +101,9 @@ class ChunkCollector:
             message = choice["message"]
             parts += [value for key, value in message.items() if key != "role" and isinstance(value, str)]
             parts += [
-                call.get("function", {}).get("arguments") or ""
+                call["function"].get("arguments") or ""
                 for call in message.get("tool_calls", {}).values()
+                if "function" in call
             ]
         return "\n".join(parts)
 
@@ -115,6 +116,35 @@ class ChunkCollector:
             elif key not in ("delta", "index") and value is not None:
                 known[key] = value
         _merge(known["message"], choice.get("delta") or {})
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Call(msgspec.Struct):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct):
+    tool_calls: list[_Call] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int | None = None
+    delta: _Delta | None = None
+
+
+def _is_readable(choice: Any) -> bool:
+    """Whether a choice has what is put together here in the form that it must have."""
+    try:
+        msgspec.convert(choice, _Choice)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _merge(message: dict[str, Any], delta: dict[str, Any]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from ..classification.choice import label_choice
 from ..wire import ChatRequest
 
@@ -33,8 +35,40 @@ def may_store(request: ChatRequest, body: Mapping[str, Any]) -> bool:
     return (
         len(choices) == (request.fields.n or 1)
         and "error" not in body
-        and all(c.get("finish_reason") in _WHOLE for c in choices)
+        and all(c.get("finish_reason") in _WHOLE and _is_readable(c.get("message")) for c in choices)
     )
+
+
+class _Function(msgspec.Struct):
+    name: str
+    arguments: str | None = None
+
+
+class _Call(msgspec.Struct):
+    type: str | None = None
+    function: _Function | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    tool_calls: list[_Call] | None = None
+    function_call: _Function | None = None
+
+
+def _is_readable(message: object) -> bool:
+    """Whether a message is one that every client can read: an answer that none can is not given twice."""
+    try:
+        read = msgspec.convert(message, _Message)
+        calls = [call.function for call in read.tool_calls or () if call.type != "custom"]
+        for function in calls if read.function_call is None else [*calls, read.function_call]:
+            if function is None or not function.name:
+                return False
+            arguments = (function.arguments or "").strip()
+            if arguments:
+                msgspec.json.decode(arguments.encode(), type=dict)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def asks_not_to_store(request: ChatRequest) -> bool:

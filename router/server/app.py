@@ -18,11 +18,14 @@ from ..feedback import FeedbackFields
 from ..gateway import Gateway
 from ..routing import AUTO
 from ..wire import ChatFields
+from ..wires.base import openai_error
 from ..wires.completions import CompletionFields
+from ..wires.completions import error_body as completion_error
 from ..wires.message_fields import CountFields, MessagesFields
 from ..wires.messages import error_body as anthropic_error
 from ..wires.response_fields import ResponseFields
 from ..wires.response_store import ResponseStore
+from ..wires.responses import error_body as response_error
 from . import (
     cache,
     chat,
@@ -68,6 +71,7 @@ def operations(store: ResponseStore) -> tuple[Operation, ...]:
             CompletionFields,
             streams=True,
             example={"model": AUTO, "prompt": _QUESTION},
+            error_body=completion_error,
         ),
         Operation(
             "POST",
@@ -78,6 +82,7 @@ def operations(store: ResponseStore) -> tuple[Operation, ...]:
             ResponseFields,
             streams=True,
             example={"model": AUTO, "input": _QUESTION},
+            error_body=response_error,
         ),
         Operation(
             "GET",
@@ -254,5 +259,7 @@ class _HttpError(RequestError):
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    response = error_response(_HttpError(404, f"There is no {scope['method']} {scope['path'][:100]}."))
+    error_body = anthropic_error if scope["path"].startswith("/v1/messages/") else openai_error
+    exc = _HttpError(404, f"There is no {scope['method']} {scope['path'][:100]}.")
+    response = error_response(exc, error_body)
     await response(scope, receive, send)

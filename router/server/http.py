@@ -58,9 +58,12 @@ class Incoming:
         """The headers that carry hints."""
         return {name: self.headers[name] for name in HINT_HEADERS if name in self.headers}
 
-    def tenant_of(self, metadata: Mapping[str, Any] | None) -> str:
-        """Return whose request it is: a key decides; without keys the caller may say so."""
-        claimed = (metadata or {}).get("tenant")
+    def tenant_of(self, metadata: object) -> str:
+        """Return whose request it is: a key decides; without keys the caller may say so.
+
+        `metadata` is as it came: its type is checked where the body is parsed.
+        """
+        claimed = metadata.get("tenant") if isinstance(metadata, dict) else None
         return self.tenant or (claimed[:200] if isinstance(claimed, str) and claimed else "default")
 
     async def body(self) -> bytes:

@@ -59,6 +59,9 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     """Return the document as a JSON object."""
     types = tuple({operation.body for operation in operations} - {None, dict})
     _, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    # An item without a type is a message.
+    message = components["MessageItem"]
+    message["required"] = [name for name in message["required"] if name != "type"]
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         path = _PARAMETER.sub(r"{\1}", operation.path)

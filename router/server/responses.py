@@ -14,7 +14,13 @@ from .serve import serve
 async def create(store: ResponseStore, gateway: Gateway, incoming: Incoming) -> ASGIApp:
     """Answer, streamed or not, and keep the answer."""
     body = await incoming.body()
-    call = parse(body, headers=incoming.hints, tenant_of=incoming.tenant_of, store=store)
+    call = parse(
+        body,
+        headers=incoming.hints,
+        tenant_of=incoming.tenant_of,
+        store=store,
+        is_private=lambda model: gateway.routing.target(model).policy.privacy == "local",
+    )
     return await serve(gateway, incoming, call)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -83,6 +85,40 @@ def typed(body: dict[str, Any], fields: type[S]) -> S:
 def refuse(path: str, why: str, *, code: str = "unsupported_value") -> InvalidRequest:
     """Return the error for a field that this wire cannot translate."""
     return InvalidRequest(f"Invalid value for '{path}': {why}.", param=path, code=code)
+
+
+def refuse_several(body: Mapping[str, Any], fields: Mapping[str, str]) -> None:
+    """Refuse what only chat completions have: it would go upstream, and this wire has no room for what it leads to.
+
+    Args:
+        body: The request's.
+        fields: Fields of chat completions -> why not, or what to use.
+
+    Raises:
+        InvalidRequest: It asks for several answers, or has one of the fields.
+    """
+    if body.get("n") not in (None, 1):
+        raise refuse("n", "one answer is given here; expected 1")
+    for name, why in fields.items():
+        if body.get(name) is not None:
+            raise refuse(name, why, code="unsupported_parameter")
+
+
+def renamed(error: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the body of an error with fields under the names that a wire has for them.
+
+    Args:
+        error: In OpenAI's shape.
+        names: Names of chat completions -> the wire's; what begins with one of them is renamed as well.
+    """
+    inner = dict(error["error"])
+    param = inner.get("param")
+    for old, new in names.items():
+        if isinstance(param, str) and re.match(rf"{re.escape(old)}(?![\w])", param):
+            inner["param"] = new + param[len(old) :]
+            inner["message"] = inner["message"].replace(f"'{param}'", f"'{inner['param']}'")
+            break
+    return {**error, "error": inner}
 
 
 def without(body: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:

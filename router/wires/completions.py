@@ -12,9 +12,12 @@ import msgspec
 from ..answer import Answer, Receipt
 from ..errors import RequestError, StreamBroken, UpstreamError
 from ..wire import ChatRequest, Usage, decode_object
-from .base import UNKNOWN_USAGE, refuse, typed, without
+from .base import UNKNOWN_USAGE, refuse, renamed, typed, without
+from .upstream import Piece, Said, WholeChoice, choices_of, pieces_of
 
 MOST_PROMPTS = 64
+
+_CALLED = "The model made a call where a text was asked for."
 
 
 class CompletionFields(msgspec.Struct, frozen=True):
@@ -32,6 +35,8 @@ class CompletionFields(msgspec.Struct, frozen=True):
 
 
 _KNOWN = frozenset({"prompt", "stream", "max_tokens", "echo", "suffix", "logprobs", "best_of"})
+# Chat completions' names -> this wire's, for errors.
+_NAMES = {"messages": "prompt", "max_completion_tokens": "max_tokens", "top_logprobs": "logprobs"}
 # A completion has no room for what these lead to.
 _FOREIGN = ("messages", "tools", "functions", "response_format")
 
@@ -52,11 +57,10 @@ class CompletionCall:
 
     def reply(self, answer: Answer) -> dict[str, Any]:
         """Return the `text_completion` object."""
-        body = answer.body
         usage = (answer.usage or UNKNOWN_USAGE).to_wire()
         return {
             **_base(answer.receipt),
-            "choices": [self._choice(choice) for choice in body["choices"]],
+            "choices": [self._choice(choice) for choice in choices_of(answer.body)],
             "usage": usage,
         }
 
@@ -64,17 +68,17 @@ class CompletionCall:
         """Return what translates a streamed answer."""
         return CompletionEvents(self, receipt)
 
-    def _choice(self, choice: Mapping[str, Any]) -> dict[str, Any]:
-        message = choice["message"]
-        if message.get("tool_calls"):
-            raise UpstreamError("The model made a call where a text was asked for.", status=502)
-        text = message.get("content") or message.get("refusal") or ""
-        entries = (choice.get("logprobs") or {}).get("content")
+    def _choice(self, choice: WholeChoice) -> dict[str, Any]:
+        message = choice.message
+        if message.calls:
+            raise UpstreamError(_CALLED, status=502)
+        text = message.text or message.refusal or ""
+        entries = choice.logprobs.entries if choice.logprobs else None
         return {
             "text": self.prompt + text if self.echo else text,
-            "index": choice.get("index", 0),
+            "index": choice.index,
             "logprobs": None if entries is None else logprobs_of(entries),
-            "finish_reason": choice.get("finish_reason"),
+            "finish_reason": choice.finish_reason,
         }
 
 
@@ -91,11 +95,7 @@ class CompletionEvents:
 
     def feed(self, chunk: bytes) -> bytes:
         """Take a chunk."""
-        try:
-            choices = _decode(chunk).choices
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            raise StreamBroken("The model's stream has a chunk that cannot be read.") from exc
-        shown = [self._choice(choice) for choice in choices or ()]
+        shown = [self._choice(choice) for choice in pieces_of(chunk)]
         shown = [
             choice for choice in shown if choice["text"] or choice["finish_reason"] or choice["logprobs"]
         ]
@@ -108,49 +108,26 @@ class CompletionEvents:
 
     def error(self, exc: RequestError) -> bytes:
         """Return the error event; `[DONE]` does not follow."""
-        return _event(exc.body())
+        return _event(error_body(exc))
 
-    def _choice(self, choice: _Choice) -> dict[str, Any]:
-        delta = choice.delta or _Delta()
-        if delta.tool_calls:
-            raise StreamBroken("The model made a call where a text was asked for.")
-        text = delta.content or delta.refusal or ""
+    def _choice(self, choice: Piece) -> dict[str, Any]:
+        delta = choice.delta or Said()
+        if delta.calls:
+            raise StreamBroken(_CALLED)
+        text = delta.text or delta.refusal or ""
         if self._call.echo and choice.index not in self._echoed:
             self._echoed.add(choice.index)
             text = self._call.prompt + text
-        entries = choice.logprobs.content if choice.logprobs else None
+        entries = choice.logprobs.entries if choice.logprobs else None
+        # By tokens, and not by the text of the chunks: those of a stored answer come with the last one.
         offset = self._offsets.get(choice.index, 0)
-        self._offsets[choice.index] = offset + len(text)
+        self._offsets[choice.index] = offset + sum(len(entry["token"]) for entry in entries or ())
         return {
             "text": text,
             "index": choice.index,
-            "logprobs": None if entries is None else logprobs_of(entries, offset),
+            "logprobs": logprobs_of(entries, offset) if entries else None,
             "finish_reason": choice.finish_reason,
         }
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    refusal: str | None = None
-    tool_calls: list[Any] | None = None
-
-
-class _Logprobs(msgspec.Struct):
-    content: list[dict[str, Any]] | None = None
-
-
-class _Choice(msgspec.Struct):
-    index: int = 0
-    delta: _Delta | None = None
-    logprobs: _Logprobs | None = None
-    finish_reason: str | None = None
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] | None = None
-
-
-_decode = msgspec.json.Decoder(_Chunk).decode
 
 
 def parse(
@@ -182,6 +159,11 @@ def parse(
         )
         for prompt in prompts
     ]
+
+
+def error_body(exc: RequestError) -> dict[str, Any]:
+    """Return an error in OpenAI's shape, with this wire's names of fields."""
+    return renamed(exc.body(), _NAMES)
 
 
 def together(replies: Sequence[dict[str, Any]]) -> dict[str, Any]:

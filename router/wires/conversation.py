@@ -38,22 +38,29 @@ class Conversation:
     """
 
     def __init__(self, messages: Sequence[dict[str, Any]] = ()) -> None:
-        self._messages: list[dict[str, Any]] = list(messages)
+        self._messages: list[dict[str, Any]] = []
+        self._open: set[str] = set()
+        self._waiting: list[tuple[str, Sequence[ChatPart]]] = []
+        for message in messages:
+            self._append(message)
         self._turn: dict[str, Any] | None = None
         self._said: list[ChatPart] = []
         self._pictures: list[ChatPart] = []
 
     def say(self, role: str, parts: Sequence[ChatPart]) -> None:
-        """Add a message of anyone but the assistant."""
+        """Add a message of anyone but the assistant; it waits where calls have no results yet."""
         self.end_turn()
+        if self._open:
+            self._waiting.append((role, parts))
+            return
         if role == "user":
             parts, self._pictures = [*self._pictures, *parts], []
         self._show()
-        self._messages.append({"role": role, "content": content_of(parts)})
+        self._append({"role": role, "content": content_of(parts)})
 
     def think(self, text: str) -> None:
         """Add the assistant's reasoning: it comes before what it led to."""
-        turn = self._turn_for(new=bool(self._said) or (self._turn is not None and "tool_calls" in self._turn))
+        turn = self._turn_for(new=bool(self._said) and "tool_calls" not in (self._turn or {}))
         turn["reasoning_content"] = turn.get("reasoning_content", "") + text
 
     def answer(self, parts: Sequence[ChatPart], *, more: bool = False) -> None:
@@ -78,10 +85,12 @@ class Conversation:
         texts = [part for part in parts if part["type"] == "text"]
         if failed:
             texts = [text_part("Error: " + "\n".join(part["text"] for part in texts))]
-        self._messages.append({"role": "tool", "tool_call_id": call_id, "content": content_of(texts)})
+        self._append({"role": "tool", "tool_call_id": call_id, "content": content_of(texts)})
         pictures = [part for part in parts if part["type"] != "text"]
         if pictures:
             self._pictures += [text_part(f"The result of call {call_id}:"), *pictures]
+        if not self._open:
+            self._catch_up()
 
     def end_turn(self) -> None:
         """Say that what the assistant says next is another message."""
@@ -89,14 +98,29 @@ class Conversation:
             return
         content = content_of(self._said)
         self._turn["content"] = content if content or "tool_calls" not in self._turn else None
-        self._messages.append(self._turn)
+        self._append(self._turn)
         self._turn, self._said = None, []
 
     def messages(self) -> list[dict[str, Any]]:
         """Return the messages."""
         self.end_turn()
+        self._catch_up()
         self._show()
         return self._messages
+
+    def _append(self, message: dict[str, Any]) -> None:
+        self._messages.append(message)
+        if message["role"] == "tool":
+            self._open.discard(message["tool_call_id"])
+        else:
+            self._open = {call["id"] for call in message.get("tool_calls") or ()}
+
+    def _catch_up(self) -> None:
+        """Say what waited for results; where some never came, it must not wait any longer."""
+        self._open = set()
+        waiting, self._waiting = self._waiting, []
+        for role, parts in waiting:
+            self.say(role, parts)
 
     def _show(self) -> None:
         if self._pictures:
@@ -107,6 +131,7 @@ class Conversation:
         if new:
             self.end_turn()
         if self._turn is None:
+            self._catch_up()
             self._show()
             self._turn = {"role": "assistant"}
         return self._turn

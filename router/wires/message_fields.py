@@ -43,6 +43,7 @@ class Document(msgspec.Struct, frozen=True, tag="document"):
 
     source: Base64Source | TextSource
     title: str | None = None
+    context: str | None = None
 
 
 class ToolUse(msgspec.Struct, frozen=True, tag="tool_use"):

@@ -11,7 +11,7 @@ import msgspec
 from ..answer import Answer, Receipt
 from ..errors import RequestError
 from ..wire import ChatRequest, Usage, decode_object
-from .base import UNKNOWN_USAGE, event, refuse, typed, without
+from .base import UNKNOWN_USAGE, event, refuse, refuse_several, renamed, typed, without
 from .conversation import ChatPart, Conversation, text_part
 from .message_fields import (
     AnthropicTool,
@@ -31,11 +31,21 @@ from .message_fields import (
     UrlSource,
 )
 from .parts import Part, PartReader, Step, parts_of
+from .upstream import choices_of
 
 # Fields that are translated. `cache_control` says what to keep where the prompt is billed by Anthropic; nothing else.
 _KNOWN = frozenset({*MessagesFields.__struct_fields__, "cache_control"}) - {"thinking"}
 # What runs at Anthropic, and changes the answer.
 _ELSEWHERE = ("container", "mcp_servers")
+_CHAT_ONLY = dict.fromkeys(("functions", "function_call"), "use 'tools'")
+# Chat completions' names -> this wire's, for errors.
+_NAMES = {
+    "response_format.json_schema": "output_config.format",
+    "response_format": "output_config.format",
+    "max_completion_tokens": "max_tokens",
+    "reasoning_effort": "output_config.effort",
+    "stop": "stop_sequences",
+}
 _SAME = ("model", "stream", "temperature", "top_p")
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
@@ -58,9 +68,9 @@ class MessagesCall:
 
     def reply(self, answer: Answer) -> dict[str, Any]:
         """Return the `message` object."""
-        choice = answer.body["choices"][0]
+        choice = choices_of(answer.body)[0]
         parts = [part for part in parts_of(choice) if self.shows(part)]
-        reason, stop = self.stopped(choice.get("finish_reason"), choice.get("stop_reason"), parts)
+        reason, stop = self.stopped(choice.finish_reason, choice.stop_reason, parts)
         cut = reason == "max_tokens"
         return {
             **_message(answer.receipt),
@@ -167,6 +177,7 @@ def parse(raw: bytes | dict[str, Any], *, headers: dict[str, str], tenant: str =
     for name in _ELSEWHERE:
         if body.get(name):
             raise refuse(name, "it runs at Anthropic, and not here")
+    refuse_several(body, _CHAT_ONLY)
     chat = without(body, _KNOWN) | {name: body[name] for name in _SAME if body.get(name) is not None}
     chat |= _prompt(fields)
     chat["max_completion_tokens"] = fields.max_tokens
@@ -195,7 +206,7 @@ def parse_count(raw: bytes) -> ChatRequest:
 
 def error_body(exc: RequestError) -> dict[str, Any]:
     """Return an error in Anthropic's shape."""
-    error = exc.body()["error"]
+    error = renamed(exc.body(), _NAMES)["error"]
     return {"type": "error", "error": {"type": _error_type(exc.status), "message": error["message"]}}
 
 
@@ -231,7 +242,9 @@ def _prompt(fields: CountFields) -> dict[str, Any]:
     if fields.tools:
         chat["tools"] = [_tool(tool, f"tools[{at}]") for at, tool in enumerate(fields.tools)]
     choice = fields.tool_choice
-    if choice is not None:
+    if choice is not None and not fields.tools and choice.type in ("any", "tool"):
+        raise refuse("tool_choice", "there are no 'tools' to choose from", code="invalid_value")
+    if choice is not None and fields.tools:
         chat["tool_choice"] = _choice(choice)
         if choice.disable_parallel_tool_use:
             chat["parallel_tool_calls"] = False
@@ -277,7 +290,13 @@ def _add(conversation: Conversation, turn: Turn, path: str) -> None:
 
 def _parts(blocks: Sequence[Block]) -> list[ChatPart]:
     """Return texts, images and documents as content parts; other blocks are no content."""
-    return [_part(block) for block in blocks if isinstance(block, (Text, Image, Document))]
+    parts = []
+    for block in blocks:
+        if isinstance(block, Document) and block.context:
+            parts.append(text_part(block.context))
+        if isinstance(block, (Text, Image, Document)):
+            parts.append(_part(block))
+    return parts
 
 
 def _part(block: Text | Image | Document) -> ChatPart:
@@ -336,7 +355,7 @@ def _call_id(receipt: Receipt, at: int) -> str:
 def _usage(usage: Usage) -> dict[str, Any]:
     """Return the counts; Anthropic's `input_tokens` are those that were not cached."""
     return {
-        "input_tokens": usage.input_tokens - usage.cached_tokens,
+        "input_tokens": max(0, usage.input_tokens - usage.cached_tokens),
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.output_tokens,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from ..errors import StreamBroken, UpstreamError
+from .upstream import FINISHED, Function, Logprobs, ModelCall, Said, WholeChoice, pieces_of
 
 Kind = Literal["reasoning", "text", "refusal", "call"]
 
@@ -68,42 +69,8 @@ class Step(NamedTuple):
     logprobs: list[dict[str, Any]] | None = None
 
 
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _Call(msgspec.Struct):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: Any = None
-    refusal: str | None = None
-    tool_calls: list[_Call] | None = None
-
-
-class _Logprobs(msgspec.Struct):
-    content: list[dict[str, Any]] | None = None
-
-
-class _Choice(msgspec.Struct):
-    index: int = 0
-    delta: _Delta | None = None
-    finish_reason: str | None = None
-    stop_reason: Any = None
-    logprobs: _Logprobs | None = None
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] | None = None
-
-
-_decode = msgspec.json.Decoder(_Chunk).decode
+_NAMELESS = "The model made a call without a name."
+_CUSTOM = "The model made a call of a kind that was not asked for."
 
 _Key = tuple[Kind, int]
 
@@ -145,12 +112,8 @@ class PartReader:
         Raises:
             StreamBroken: It is not a chunk of a chat completion.
         """
-        try:
-            choices = _decode(chunk).choices
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            raise StreamBroken("The model's stream has a chunk that cannot be read.") from exc
         steps: list[Step] = []
-        for choice in choices or ():
+        for choice in pieces_of(chunk):
             if choice.index != 0:
                 continue
             if choice.delta is not None:
@@ -167,29 +130,32 @@ class PartReader:
         """
         if self.finish_reason is None:
             raise StreamBroken("The model's stream ended before the answer was complete.")
+        if self.finish_reason not in FINISHED:
+            raise StreamBroken(_stopped(self.finish_reason))
         steps: list[Step] = []
-        held, self._held = self._held, {}
-        for key, waiting in held.items():
-            self._switch(key, waiting.id, waiting.name, steps)
-            steps += [self._grown(text, logprobs) for text, logprobs in waiting.pieces]
+        self._release(steps, last=True)
         if self.parts:
             steps.append(Step("close", self.parts[-1]))
         return steps
 
-    def _delta(self, delta: _Delta, logprobs: _Logprobs | None, steps: list[Step]) -> None:
-        thought = delta.reasoning_content or delta.reasoning
-        if thought and isinstance(thought, str):
-            self._piece(("reasoning", 0), thought, steps)
-        if delta.content:
-            self._piece(("text", 0), delta.content, steps, logprobs=logprobs.content if logprobs else None)
+    def _delta(self, delta: Said, logprobs: Logprobs | None, steps: list[Step]) -> None:
+        if delta.thought:
+            self._piece(("reasoning", 0), delta.thought, steps)
+        entries = logprobs.entries if logprobs else None
+        # Of a token that is half a letter there is no text yet; a stored answer has all of them on its last chunk.
+        alone = entries and not delta.thought and (self._key is None or self._key[0] == "text")
+        if delta.text or alone:
+            self._piece(("text", 0), delta.text, steps, logprobs=entries)
         if delta.refusal:
             self._piece(("refusal", 0), delta.refusal, steps)
-        for call in delta.tool_calls or ():
-            function = call.function or _Function()
+        for call in delta.calls:
+            if call.type == "custom":
+                raise StreamBroken(_CUSTOM)
+            function = call.function or Function()
             at = self._position(call)
             self._piece(("call", at), function.arguments or "", steps, call.id or "", function.name or "")
 
-    def _position(self, call: _Call) -> int:
+    def _position(self, call: ModelCall) -> int:
         """Return a call's index; where the server sends none, a new id begins the next call."""
         at = call.index
         if at is None:
@@ -210,18 +176,29 @@ class PartReader:
         logprobs: list[dict[str, Any]] | None = None,
     ) -> None:
         if key != self._key:
-            if self._held or self._unfinished_call():
-                waiting = self._held.setdefault(key, _Held())
-                waiting.id, waiting.name = waiting.id or call_id, waiting.name or name
-                waiting.pieces.append((text, logprobs))
-                return
             if key in self._calls:
                 if text.strip():
                     raise StreamBroken("The model's stream went on with a call that was complete.")
                 return
-            self._switch(key, call_id, name, steps)
-        if text or logprobs:
+            waiting = self._held.setdefault(key, _Held())
+            waiting.id, waiting.name = waiting.id or call_id, waiting.name or name
+            waiting.pieces.append((text, logprobs))
+        elif text or logprobs:
             steps.append(self._grown(text, logprobs))
+        self._release(steps)
+
+    def _release(self, steps: list[Step], *, last: bool = False) -> None:
+        """Open what waits, as far as it can be now: after whole calls alone, and calls once they have a name."""
+        for key in list(self._held):
+            waiting = self._held[key]
+            nameless = key[0] == "call" and not waiting.name
+            if last and nameless:
+                raise StreamBroken(_NAMELESS)
+            if not last and (nameless or self._unfinished_call()):
+                return
+            del self._held[key]
+            self._switch(key, waiting.id, waiting.name, steps)
+            steps += [self._grown(text, logprobs) for text, logprobs in waiting.pieces if text or logprobs]
 
     def _unfinished_call(self) -> bool:
         if self._key is None or self._key[0] != "call":
@@ -250,22 +227,32 @@ class PartReader:
         return Step("grow", part, text, logprobs)
 
 
-def parts_of(choice: Mapping[str, Any]) -> list[Part]:
-    """Return the parts of a whole answer's choice."""
+def parts_of(choice: WholeChoice) -> list[Part]:
+    """Return the parts of a whole answer's choice.
+
+    Raises:
+        UpstreamError: It is not an answer: it ended for no good reason, or calls what has no name.
+    """
+    if choice.finish_reason and choice.finish_reason not in FINISHED:
+        raise UpstreamError(_stopped(choice.finish_reason), status=502)
     return list(_parts(choice))
 
 
-def _parts(choice: Mapping[str, Any]) -> Iterator[Part]:
-    message = choice.get("message") or {}
-    thought = message.get("reasoning_content") or message.get("reasoning")
-    if thought and isinstance(thought, str):
-        yield Part("reasoning", pieces=[thought])
-    if message.get("content"):
-        logprobs = (choice.get("logprobs") or {}).get("content") or []
-        yield Part("text", pieces=[message["content"]], logprobs=logprobs)
-    if message.get("refusal"):
-        yield Part("refusal", pieces=[message["refusal"]])
-    for call in message.get("tool_calls") or ():
-        function = call.get("function") or {}
-        name, arguments = function.get("name") or "", function.get("arguments") or ""
-        yield Part("call", call.get("id") or "", name, [arguments])
+def _parts(choice: WholeChoice) -> Iterator[Part]:
+    message = choice.message
+    if message.thought:
+        yield Part("reasoning", pieces=[message.thought])
+    logprobs = (choice.logprobs.entries if choice.logprobs else None) or []
+    if message.text or (logprobs and not (message.thought or message.calls or message.refusal)):
+        yield Part("text", pieces=[message.text], logprobs=logprobs)
+    if message.refusal:
+        yield Part("refusal", pieces=[message.refusal])
+    for call in message.calls:
+        function = call.function or Function()
+        if call.type == "custom" or not function.name:
+            raise UpstreamError(_CUSTOM if call.type == "custom" else _NAMELESS, status=502)
+        yield Part("call", call.id or "", function.name, [function.arguments or ""])
+
+
+def _stopped(reason: str) -> str:
+    return f"The model's server stopped with the reason '{reason[:50]}': the answer is not complete."

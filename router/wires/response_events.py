@@ -10,7 +10,7 @@ from ..errors import RequestError
 from ..wire import Usage
 from .base import event
 from .parts import Part, PartReader, Step
-from .response_items import ItemMaker, content, logprobs_of
+from .response_items import CUT, ItemMaker, content, logprobs_of
 
 if TYPE_CHECKING:
     from .responses import ResponsesCall
@@ -36,6 +36,7 @@ class ResponseEvents:
         self._reader = PartReader()
         self._sent = 0
         self._closed = 0
+        self._cut = False
 
     def feed(self, chunk: bytes) -> bytes:
         """Take a chunk."""
@@ -43,13 +44,15 @@ class ResponseEvents:
 
     def end(self, usage: Usage) -> bytes:
         """Return the last events; the response is kept."""
-        last = self._start() + self._steps(self._reader.finish())
+        steps = self._reader.finish()
+        self._cut = self._reader.finish_reason in CUT
+        last = self._start() + self._steps(steps)
         body = self._call.ended(self._body, self._reader.parts, self._reader.finish_reason, usage)
         return last + self._event(f"response.{body['status']}", response=body)
 
     def error(self, exc: RequestError) -> bytes:
         """Return the events that say that the response failed: as its state, and as what clients raise."""
-        error = exc.body()["error"]
+        error = self._call.error(exc)["error"]
         known = "rate_limit_exceeded" if exc.status == 429 else "server_error"
         # Only what was said to the end; a call that was cut must not look like one.
         output = [self._items.done(part, at) for at, part in enumerate(self._reader.parts[: self._closed])]
@@ -95,6 +98,8 @@ class ResponseEvents:
     def _close(self, part: Part, at: int) -> bytes:
         self._closed += 1
         item = self._items.done(part, at)
+        if self._cut and part is self._reader.parts[-1]:
+            item["status"] = "incomplete"
         where = self._where(part, at)
         whole: dict[str, Any] = {_WHOLE[part.kind]: part.text}
         if part.kind == "call":

@@ -7,6 +7,9 @@ from typing import Any
 
 from .parts import Part
 
+# Reasons to finish by which an answer is not whole -> what they are called here.
+CUT = {"length": "max_output_tokens", "content_filter": "content_filter"}
+
 
 class ItemMaker:
     """Makes the items of one response, each with an id of its own.

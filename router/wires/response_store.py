@@ -13,6 +13,8 @@ from ..errors import ResponseNotFound
 
 # What an entry takes beside its bytes: the objects' headers and the table's slot.
 _OVERHEAD = 400
+# An entry may take this part of all the room.
+_ENTRIES = 10
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -32,12 +34,15 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class ResponseStore:
-    """Keeps responses in this process, apart by tenant; those not used for longest go first.
+    """Keeps responses in this process, apart by tenant.
+
+    Where room is needed, the tenant that holds most gives way, and of its responses that which was not used for
+    longest: nobody can push the others out.
 
     All calls must come from one thread at a time (an event loop).
 
     Args:
-        max_bytes: Of all entries together; 0 keeps nothing.
+        max_bytes: Of all entries together, one of which may take a tenth; 0 keeps nothing.
         ttl: Seconds that a response is kept.
         clock: Monotonic seconds.
     """
@@ -46,7 +51,11 @@ class ResponseStore:
         self._max_bytes = max_bytes
         self._ttl = ttl
         self._clock = clock
-        self._entries: OrderedDict[tuple[str, str], tuple[bytes, float]] = OrderedDict()
+        # In the order in which they end.
+        self._entries: dict[tuple[str, str], tuple[bytes, float]] = {}
+        # By tenant: what was not used for longest first, and what all of it takes.
+        self._used: dict[str, OrderedDict[str, None]] = {}
+        self._held: dict[str, int] = {}
         self._bytes = 0
 
     @property
@@ -55,18 +64,22 @@ class ResponseStore:
         return self._bytes
 
     def put(self, tenant: str, response_id: str, stored: Stored) -> None:
-        """Keep a response, unless it is larger than all that may be kept."""
+        """Keep a response, unless it takes more than a tenth of all the room."""
         key = (tenant, response_id)
         if key in self._entries:
             self._drop(key)
+        self._drop_expired()
         value = msgspec.json.encode(stored)
         size = _size(key, value)
-        if size > self._max_bytes:
+        if size * _ENTRIES > self._max_bytes:
             return
         self._entries[key] = (value, self._clock() + self._ttl)
+        self._used.setdefault(tenant, OrderedDict())[response_id] = None
+        self._held[tenant] = self._held.get(tenant, 0) + size
         self._bytes += size
         while self._bytes > self._max_bytes:
-            self._drop(next(iter(self._entries)))
+            most = max(self._held, key=self._held.__getitem__)
+            self._drop((most, next(iter(self._used[most]))))
 
     def get(self, tenant: str, response_id: str, *, param: str | None = None) -> Stored:
         """Return a response.
@@ -89,7 +102,7 @@ class ResponseStore:
             raise ResponseNotFound(
                 f"There is no response '{response_id[:100]}' (any more).", param=param, code=code
             )
-        self._entries.move_to_end(key)
+        self._used[tenant].move_to_end(response_id)
         return msgspec.json.decode(entry[0], type=Stored)
 
     def delete(self, tenant: str, response_id: str) -> None:
@@ -101,9 +114,23 @@ class ResponseStore:
         self.get(tenant, response_id)
         self._drop((tenant, response_id))
 
+    def _drop_expired(self) -> None:
+        now = self._clock()
+        while self._entries:
+            key = next(iter(self._entries))
+            if self._entries[key][1] > now:
+                return
+            self._drop(key)
+
     def _drop(self, key: tuple[str, str]) -> None:
         value, _ = self._entries.pop(key)
-        self._bytes -= _size(key, value)
+        size = _size(key, value)
+        tenant, response_id = key
+        self._bytes -= size
+        self._held[tenant] -= size
+        del self._used[tenant][response_id]
+        if not self._used[tenant]:
+            del self._used[tenant], self._held[tenant]
 
 
 def _size(key: tuple[str, str], value: bytes) -> int:

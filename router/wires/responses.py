@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..answer import Answer, Receipt
+from ..errors import RequestError
 from ..hints import read_hints
 from ..wire import METADATA_HINTS, ChatRequest, Usage, decode_object
-from .base import UNKNOWN_USAGE, refuse, typed, without
+from .base import UNKNOWN_USAGE, refuse, refuse_several, renamed, typed, without
 from .conversation import ChatPart, Conversation, add_answer, text_part
 from .parts import Part, parts_of
 from .response_events import ResponseEvents
@@ -30,8 +31,9 @@ from .response_fields import (
     ResultItem,
     TextConfig,
 )
-from .response_items import ItemMaker
+from .response_items import CUT, ItemMaker
 from .response_store import ResponseStore, Stored
+from .upstream import choices_of
 
 _SAME = ("model", "temperature", "top_p", "top_logprobs", "parallel_tool_calls")
 _LOGPROBS = "message.output_text.logprobs"
@@ -57,7 +59,22 @@ _ECHOED: dict[str, Any] = {
     "truncation": "disabled",
     "user": None,
 }
-_CUT = {"length": "max_output_tokens", "content_filter": "content_filter"}
+_CHAT_ONLY = {
+    "functions": "use 'tools'",
+    "function_call": "use 'tool_choice'",
+    "max_tokens": "use 'max_output_tokens'",
+    "max_completion_tokens": "use 'max_output_tokens'",
+}
+# Chat completions' names -> this wire's, for errors.
+_NAMES = {
+    "response_format.json_schema": "text.format",
+    "response_format": "text.format",
+    "messages": "input",
+    "max_completion_tokens": "max_output_tokens",
+    "reasoning_effort": "reasoning.effort",
+    "logprobs": "include",
+    "verbosity": "text.verbosity",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +86,29 @@ class ResponsesCall:
         echoed: What the answer says again of the request.
         history: The conversation without instructions, as chat messages: what an answer is kept with.
         store: Where answers are kept; None where this one shall not be.
+        private: Whether the request, and with it all that follows on its answer, must stay in the house.
     """
 
     request: ChatRequest
     echoed: dict[str, Any]
     history: list[dict[str, Any]]
     store: ResponseStore | None
+    private: bool = False
 
     def reply(self, answer: Answer) -> dict[str, Any]:
         """Return the `response` object, and keep it."""
-        choice = answer.body["choices"][0]
+        choice = choices_of(answer.body)[0]
         parts = parts_of(choice)
         body = self.begun(answer.receipt)
-        return self.ended(body, parts, choice.get("finish_reason"), answer.usage or UNKNOWN_USAGE)
+        return self.ended(body, parts, choice.finish_reason, answer.usage or UNKNOWN_USAGE)
 
     def events(self, receipt: Receipt, usage: Usage) -> ResponseEvents:
         """Return what translates a streamed answer."""
         return ResponseEvents(self, receipt)
+
+    def error(self, exc: RequestError) -> dict[str, Any]:
+        """Return an error in this wire's shape."""
+        return error_body(exc)
 
     def begun(self, receipt: Receipt) -> dict[str, Any]:
         """Return the `response` object of an answer that has just begun."""
@@ -107,7 +130,7 @@ class ResponsesCall:
         self, begun: dict[str, Any], parts: Sequence[Part], finish: str | None, usage: Usage
     ) -> dict[str, Any]:
         """Return the `response` object of a whole answer, and keep it."""
-        reason = _CUT.get(finish or "")
+        reason = CUT.get(finish or "")
         items = ItemMaker(begun["id"])
         output = [items.done(part, at) for at, part in enumerate(parts)]
         if reason and output:
@@ -122,8 +145,8 @@ class ResponsesCall:
         if self.store is not None:
             conversation = Conversation(self.history)
             add_answer(conversation, [items.named(part, at) for at, part in enumerate(parts)])
-            hints = read_hints(self.request)
-            kept = Stored(body, conversation.messages(), hints.session, hints.privacy == "local")
+            session = read_hints(self.request).session
+            kept = Stored(body, conversation.messages(), session, self.private)
             self.store.put(self.request.tenant, body["id"], kept)
         return body
 
@@ -134,6 +157,7 @@ def parse(
     headers: dict[str, str],
     tenant_of: Callable[[dict[str, Any] | None], str],
     store: ResponseStore,
+    is_private: Callable[[str], bool] = lambda _: False,
 ) -> ResponsesCall:
     """Read a request.
 
@@ -142,6 +166,7 @@ def parse(
         headers: Those that carry hints.
         tenant_of: Says whose request it is, by its `metadata`.
         store: Where earlier answers are.
+        is_private: Says whether what is asked of a `model` must stay in the house by its policy.
 
     Raises:
         InvalidRequest: A field is wrong, or cannot be translated; the message names it.
@@ -152,6 +177,7 @@ def parse(
     for name in ("background", "conversation", "prompt"):
         if body.get(name):
             raise refuse(name, "this gateway does not keep such things", code="unsupported_parameter")
+    refuse_several(body, _CHAT_ONLY)
     if fields.max_output_tokens is not None and fields.max_output_tokens < 1:
         raise refuse("max_output_tokens", "expected at least 1", code="out_of_range")
     tenant = tenant_of(fields.metadata)
@@ -168,7 +194,13 @@ def parse(
     if before is not None:
         request = _following(request, before)
     echoed = {name: default if body.get(name) is None else body[name] for name, default in _ECHOED.items()}
-    return ResponsesCall(request, echoed, history, None if fields.store is False else store)
+    private = read_hints(request).privacy == "local" or is_private(request.fields.model)
+    return ResponsesCall(request, echoed, history, None if fields.store is False else store, private)
+
+
+def error_body(exc: RequestError) -> dict[str, Any]:
+    """Return an error in OpenAI's shape, with this wire's names of fields."""
+    return renamed(exc.body(), _NAMES)
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:
@@ -265,13 +297,19 @@ def _options(body: dict[str, Any], fields: ResponseFields) -> dict[str, Any]:
         chat["reasoning_effort"] = fields.reasoning.effort
     if fields.top_logprobs or _LOGPROBS in (fields.include or ()):
         chat["logprobs"] = True
+    else:
+        # A server refuses the one without the other.
+        chat.pop("top_logprobs", None)
     # Of the metadata only the hints are meant for this gateway; the rest stays with the response.
     hints = {key: value for key, value in (fields.metadata or {}).items() if key in METADATA_HINTS}
     if hints:
         chat["metadata"] = hints
     if fields.text is not None:
         chat |= _text(fields.text)
-    return chat | _tools(fields)
+    tools = _tools(fields)
+    if not tools:
+        chat.pop("parallel_tool_calls", None)
+    return chat | tools
 
 
 def _text(text: TextConfig) -> dict[str, Any]:
@@ -294,8 +332,11 @@ def _tools(fields: ResponseFields) -> dict[str, Any]:
     choice: Any = fields.tool_choice
     if isinstance(choice, FlatChoice):
         choice, tools = _choice(choice, tools)
-    chat: dict[str, Any] = {"tools": tools} if tools else {}
-    return chat if choice is None else chat | {"tool_choice": choice}
+    if tools:
+        return {"tools": tools} if choice is None else {"tools": tools, "tool_choice": choice}
+    if choice not in (None, "auto", "none"):
+        raise refuse("tool_choice", "there are no 'tools' to choose from", code="invalid_value")
+    return {}
 
 
 def _tool(tool: FlatTool, path: str) -> dict[str, Any]:
@@ -324,5 +365,8 @@ def _choice(choice: FlatChoice, tools: list[dict[str, Any]]) -> tuple[Any, list[
         return {"type": "function", "function": {"name": choice.name}}, tools
     if choice.type == "allowed_tools":
         names = {tool.name for tool in choice.tools or ()}
-        return choice.mode, [tool for tool in tools if tool["function"]["name"] in names]
+        allowed = [tool for tool in tools if tool["function"]["name"] in names]
+        if not allowed:
+            raise refuse("tool_choice.tools", "none of them is among 'tools'", code="invalid_value")
+        return choice.mode, allowed
     raise refuse("tool_choice.type", "expected 'function' or 'allowed_tools'")

@@ -69,6 +69,7 @@ def test_the_document_has_every_path(document: dict[str, Any]) -> None:
 def test_the_document_says_what_the_bodies_are(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     assert schemas["MessagesFields"]["required"] == ["messages", "model", "max_tokens"]
+    assert schemas["MessageItem"]["required"] == ["role", "content"]
     body = document["paths"]["/v1/responses"]["post"]["requestBody"]
     assert body["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ResponseFields"}
 

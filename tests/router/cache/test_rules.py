@@ -57,6 +57,24 @@ def test_what_may_be_kept(fields: dict[str, Any], reply: dict[str, Any], allowed
     assert may_store(request(**fields), reply) is allowed
 
 
+@pytest.mark.parametrize(
+    ("function", "allowed"),
+    [
+        ({"name": "f", "arguments": '{"x": 1}'}, True),
+        ({"name": "f", "arguments": ""}, True),
+        ({"name": "f", "arguments": '{"x": '}, False),
+        ({"name": "f", "arguments": "[]"}, False),
+        ({"name": "f", "arguments": {"x": 1}}, False),
+        ({"name": "", "arguments": "{}"}, False),
+        (None, False),
+    ],
+)
+def test_a_call_that_no_client_can_read_is_not_kept(function: Any, allowed: bool) -> None:
+    message = {"content": None, "tool_calls": [{"id": "a", "type": "function", "function": function}]}
+    reply = {"choices": [{"message": message, "finish_reason": "tool_calls"}]}
+    assert may_store(request(), reply) is allowed
+
+
 def test_the_request_says_how_long_within_reason() -> None:
     assert entry_ttl(request(), 99) == 99
     assert entry_ttl(request(cache={"ttl": 5}), 99) == 5

@@ -66,6 +66,33 @@ def test_a_system_prompt_may_be_text_or_blocks() -> None:
     assert two == [text("A"), text("B")]
 
 
+def test_a_documents_context_comes_before_it() -> None:
+    source = {"type": "text", "media_type": "text/plain", "data": "Data"}
+    (message,) = user({"type": "document", "source": source, "context": "About"})
+    assert message["content"] == [text("About"), text("Data")]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"n": 2}, {"functions": []}, {"tool_choice": {"type": "any"}}],
+    ids=["n", "functions", "choice"],
+)
+def test_what_only_chat_completions_have_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        chat(**fields)
+    assert caught.value.param == next(iter(fields))
+
+
+def test_a_choice_without_tools_is_left_out() -> None:
+    body = chat(tool_choice={"type": "auto", "disable_parallel_tool_use": True})
+    assert not {"tool_choice", "parallel_tool_calls"} & {*body}
+
+
+def test_more_cached_tokens_than_there_are_leave_none() -> None:
+    answer = Answer({"choices": [choice({"content": "Hi"})]}, RECEIPT, Usage(5, 5, 8))
+    assert call_of().reply(answer)["usage"]["input_tokens"] == 0
+
+
 def test_options_have_their_names_in_chat_completions() -> None:
     body = chat(
         stop_sequences=["END"],

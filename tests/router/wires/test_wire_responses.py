@@ -11,7 +11,7 @@ from smallfirst.router.errors import InvalidRequest, ResponseNotFound, StreamBro
 from smallfirst.router.hints import read_hints
 from smallfirst.router.wire import Usage
 from smallfirst.router.wires.response_store import ResponseStore, Stored
-from smallfirst.router.wires.responses import ResponsesCall, parse
+from smallfirst.router.wires.responses import ResponsesCall, error_body, parse
 
 RECEIPT = Receipt("req_1", "cloud", "big", "", None, "miss", None, None, 0.0, 1)
 USER: Any = {"role": "user", "content": "Hi"}
@@ -81,6 +81,62 @@ def test_items_become_messages() -> None:
         {"role": "assistant", "content": "Done."},
         {"role": "assistant", "content": "No more."},
     ]
+
+
+CALLED = [{"type": "function_call", "call_id": name, "name": "f", "arguments": "{}"} for name in "ab"]
+RESULTS = [{"type": "function_call_output", "call_id": name, "output": name} for name in "ab"]
+
+
+def test_reasoning_between_calls_leaves_them_in_one_message() -> None:
+    thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]}
+    made = messages({"role": "user", "content": "Hi"}, CALLED[0], thought, CALLED[1], *RESULTS)
+    assert [message["role"] for message in made] == ["user", "assistant", "tool", "tool"]
+
+
+def test_a_message_between_calls_and_results_comes_after_the_results() -> None:
+    made = messages({"role": "user", "content": "Hi"}, *CALLED, {"role": "user", "content": "Now?"}, *RESULTS)
+    assert [message["role"] for message in made] == ["user", "assistant", "tool", "tool", "user"]
+
+
+def test_a_message_does_not_wait_for_results_that_never_come() -> None:
+    later: Any = [{"role": "user", "content": "Now?"}, {"role": "assistant", "content": "No."}]
+    made = messages({"role": "user", "content": "Hi"}, *CALLED, *later)
+    assert [message["role"] for message in made] == ["user", "assistant", "user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"n": 2}, {"max_tokens": 5}, {"functions": []}, {"tool_choice": "required"}]
+)
+def test_what_only_chat_completions_have_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        chat(**fields)
+    assert caught.value.param == next(iter(fields))
+
+
+def test_what_means_nothing_without_tools_or_logprobs_is_left_out() -> None:
+    body = chat(tool_choice="auto", parallel_tool_calls=True, top_logprobs=0)
+    assert not {"tool_choice", "parallel_tool_calls", "top_logprobs"} & {*body}
+
+
+def test_allowed_tools_that_are_none_of_the_tools_are_refused() -> None:
+    with pytest.raises(InvalidRequest):
+        chat(
+            tools=[TOOL], tool_choice={"type": "allowed_tools", "tools": [{"type": "function", "name": "x"}]}
+        )
+
+
+def test_errors_have_this_wires_names_of_fields() -> None:
+    exc = InvalidRequest("Invalid value for 'response_format': no.", param="response_format")
+    error = error_body(exc)["error"]
+    assert (error["param"], error["message"]) == ("text.format", "Invalid value for 'text.format': no.")
+
+
+def test_a_stream_that_was_cut_closes_its_last_item_as_incomplete() -> None:
+    made = call_of().events(RECEIPT, Usage())
+    made.feed(chunk({"delta": {"content": "Hi"}, "finish_reason": "length"})[6:])
+    lines = [line for line in made.end(Usage()).decode().split("\n") if line.startswith("data: ")]
+    done = [json.loads(line[6:]) for line in lines]
+    assert [e["item"]["status"] for e in done if e["type"] == "response.output_item.done"] == ["incomplete"]
 
 
 def test_pictures_files_and_sounds_become_content_parts() -> None:
@@ -219,16 +275,56 @@ def test_a_response_is_kept_for_its_time() -> None:
 
 
 def test_the_store_never_takes_more_than_it_may() -> None:
-    store = ResponseStore(10_000, 60)
+    store = ResponseStore(20_000, 60)
     for at in range(50):
         store.put("a", f"resp_{at}", Stored({"text": "x" * 1000}, [], "s"))
-        assert store.bytes <= 10_000
+        assert store.bytes <= 20_000
         # What is used stays.
         store.get("a", "resp_0")
     with pytest.raises(ResponseNotFound):
         store.get("a", "resp_1")
     store.put("a", "huge", Stored({"text": "x" * 20_000}, [], "s"))
     assert store.get("a", "resp_0").body == {"text": "x" * 1000}
+
+
+def test_a_tenant_that_keeps_much_pushes_out_its_own_responses_alone() -> None:
+    store = ResponseStore(20_000, 60)
+    store.put("b", "resp_b", Stored({"text": "x" * 1000}, [], "s"))
+    for at in range(50):
+        store.put("a", f"resp_{at}", Stored({"text": "x" * 1000}, [], "s"))
+    assert store.get("b", "resp_b").body == {"text": "x" * 1000}
+    with pytest.raises(ResponseNotFound):
+        store.get("a", "resp_0")
+
+
+def test_a_response_may_take_a_tenth_of_the_room() -> None:
+    store = ResponseStore(20_000, 60)
+    store.put("a", "resp_0", Stored({"text": "x" * 2000}, [], "s"))
+    assert store.bytes == 0
+
+
+def test_what_has_ended_makes_room_when_the_next_is_kept() -> None:
+    now = [0.0]
+    store = ResponseStore(20_000, 60, clock=lambda: now[0])
+    store.put("a", "resp_0", Stored({}, [], "s"))
+    one = store.bytes
+    now[0] = 61
+    store.put("b", "resp_1", Stored({}, [], "s"))
+    assert store.bytes == one
+
+
+def test_what_a_policy_keeps_in_the_house_stays_there_in_what_follows() -> None:
+    store = ResponseStore(100_000, 60)
+    private = parse(
+        {"input": "Hi", "model": "auto/private"},
+        headers={},
+        tenant_of=lambda _: "a",
+        store=store,
+        is_private=lambda model: model == "auto/private",
+    )
+    response = private.reply(answer("1"))
+    follows = call_of(store=store, previous_response_id=response["id"])
+    assert read_hints(follows.request).privacy == "local"
 
 
 def test_a_response_is_not_kept_where_the_caller_says_so() -> None:
