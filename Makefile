@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help serve test bench lint clean
+.PHONY: help serve test test-clients bench lint clean
 .DEFAULT_GOAL := help
 
 help:  ## Show what can be made
@@ -18,6 +18,9 @@ test: $(VENV)/.dev  ## Set up if need be, lint, check types and run the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+test-clients: $(VENV)/.clients  ## Set up if need be, and try other people's clients and frameworks on a running gateway
+	$(BIN)/pytest -m "clients or not clients" tests/clients --junitxml=build/clients.xml
 
 bench: $(VENV)/.dev  ## Measure what a routing decision costs
 	$(BIN)/smallfirst bench decision
@@ -37,3 +40,7 @@ $(VENV)/.serve: pyproject.toml deploy/setup.sh
 $(VENV)/.dev: pyproject.toml deploy/setup.sh
 	@deploy/setup.sh $(PYTHON) $(VENV) local,langchain,redis-server,train,dev
 	@touch $@ $(VENV)/.serve
+
+$(VENV)/.clients: pyproject.toml deploy/setup.sh
+	@deploy/setup.sh $(PYTHON) $(VENV) local,langchain,redis-server,train,dev,clients
+	@touch $@ $(VENV)/.dev $(VENV)/.serve

@@ -20,13 +20,14 @@ class EmbeddingFields(msgspec.Struct, frozen=True):
 
     Attributes:
         input: One text or several.
-        encoding_format: `base64` packs each vector as little-endian single-precision numbers.
+        encoding_format: `base64` packs each vector as little-endian single-precision numbers; None,
+            which LiteLLM sends, is the same as `float`.
         dimensions: Only the model's own number is possible: its vectors cannot be cut.
     """
 
     model: str
     input: str | list[str]
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = None
     user: str | None = None
 

@@ -9,4 +9,5 @@ pytest_plugins = [
     "fixtures.native_model",
     "fixtures.serving",
     "fixtures.wired",
+    "fixtures.clients",
 ]

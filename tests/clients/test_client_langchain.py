@@ -1,0 +1,71 @@
+"""LangChain: this project's chat model, and OpenAI's, both over a running gateway."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fixtures.clients import (
+    ASK_CITY,
+    ASK_WEATHER,
+    EMBEDDER,
+    GREETED,
+    GREETING,
+    KEY,
+    NO_MODEL,
+    PARIS,
+    TOLD,
+    City,
+    weather,
+)
+from fixtures.serving import CLOUD
+from langchain.agents import create_agent
+from langchain_core.language_models import BaseChatModel
+from pydantic import SecretStr
+
+from smallfirst.agents import ChatSmallFirst, SmallFirstEmbeddings
+from smallfirst.router.errors import RequestError
+
+CLIENT, PACKAGE = "langchain (ChatSmallFirst)", "langchain"
+Make = Callable[[str], BaseChatModel]
+
+
+@pytest.fixture
+def make(gateway_url: str) -> Iterator[Make]:
+    made: list[ChatSmallFirst] = []
+
+    def model(name: str) -> BaseChatModel:
+        made.append(ChatSmallFirst(model=name, base_url=gateway_url, api_key=SecretStr(KEY)))
+        return made[-1]
+
+    yield model
+    for one in made:
+        one.close()
+
+
+def test_plain_text(make: Make) -> None:
+    assert make(CLOUD).invoke(GREETING).text == GREETED
+
+
+def test_streamed_text(make: Make) -> None:
+    pieces = [chunk.text for chunk in make(CLOUD).stream(GREETING)]
+    assert len(pieces) > 2
+    assert "".join(pieces) == GREETED
+
+
+def test_tools_are_called_and_their_results_answered(make: Make) -> None:
+    agent: Any = create_agent(make(CLOUD), [weather])
+    assert agent.invoke({"messages": [("user", ASK_WEATHER)]})["messages"][-1].text == TOLD
+
+
+def test_structured_output_is_parsed(make: Make) -> None:
+    assert make(CLOUD).with_structured_output(City).invoke(ASK_CITY) == PARIS
+
+
+def test_errors_are_clear(make: Make) -> None:
+    with pytest.raises(RequestError, match=NO_MODEL):
+        make(NO_MODEL).invoke(GREETING)
+
+
+def test_embeddings_are_vectors(gateway_url: str) -> None:
+    with SmallFirstEmbeddings(model=EMBEDDER, base_url=gateway_url, api_key=SecretStr(KEY)) as embeddings:
+        assert len(embeddings.embed_query("one")) == 576
