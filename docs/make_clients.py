@@ -3,8 +3,7 @@
     make test-clients
     .venv/bin/python docs/make_clients.py build/clients.xml
 
-A cell is `yes` if all its tests passed, `no` if one failed, `skipped` if none ran, and `-` where there is no test: the
-client has nothing of that kind.
+A cell is `yes` if all its tests passed, `no` if one failed, `skipped` if none ran, and `-` where there is no test.
 """
 
 from __future__ import annotations
