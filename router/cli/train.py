@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import click
 
 from .train_cache import cache
 from .train_classifier import classifier
+from .train_options import data_option, json_option, out_option, progress_since_now
 from .train_volatility import volatility
 
 
@@ -18,21 +18,13 @@ from .train_volatility import volatility
     help="Train the router's classifier on the evaluation data and on our own outcomes (takes minutes), "
     "or a text classifier on your own examples.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the evaluation data. Default: SMALLFIRST_DATA, else ../shared/data.",
-)
+@data_option
 @click.option(
     "--outcomes",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Outcomes of local models (JSON lines). Default: the ones that ship.",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Where to write the artefact (.npz, its card beside it). Default: into the package.",
-)
+@out_option
 @click.option(
     "--without",
     multiple=True,
@@ -42,7 +34,7 @@ from .train_volatility import volatility
 @click.option(
     "--folds", default=10, show_default=True, type=click.IntRange(2), help="For figures and calibration."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@json_option
 @click.pass_context
 def train(
     ctx: click.Context,
@@ -62,15 +54,12 @@ def train(
     from ..training.train import train as train_classifier
     from ..training.train import write
 
-    start = time.monotonic()
+    progress = progress_since_now()
     if out is None and (without or without_model):
         raise click.UsageError(
             "What is trained without a part is not for shipping: say where to write it with --out."
         )
     out = out or packaged_artefact()
-
-    def progress(step: str) -> None:
-        click.echo(f"{time.monotonic() - start:6.1f} s  {step}", err=True)
 
     trained = train_classifier(
         data or data_folder(),

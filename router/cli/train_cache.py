@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import click
 
+from .train_options import data_option, json_option, out_option, progress_since_now
+
 
 @click.command(
-    help="Train the semantic cache's decision whether two requests have the same answer (two minutes)."
+    help="Train the semantic cache's decision whether two requests have the same answer (half a minute)."
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the evaluation data. Default: SMALLFIRST_DATA, else ../shared/data.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Where to write the artefact (.npz, its card beside it). Default: into the package.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@data_option
+@out_option
+@json_option
 def cache(data: Path | None, out: Path | None, as_json: bool) -> None:
     """Train, write, and say how the pairs fare that the trees had not seen."""
     from ..semantic.equivalence import packaged_artefact
     from ..training.equivalence import train, write
     from ..training.files import data_folder
 
-    start = time.monotonic()
-
-    def progress(step: str) -> None:
-        click.echo(f"{time.monotonic() - start:6.1f} s  {step}", err=True)
+    progress = progress_since_now()
 
     trained = train(data or data_folder(), progress=progress)
     out = out or packaged_artefact()

@@ -23,13 +23,13 @@ import numpy.typing as npt
 
 from ..arrays import read_arrays
 from ..errors import SmallfirstError
+from ..trees import TREE_DEPTH
 from .embedding import DIMENSIONS, FloatArray
 from .features import BIGRAM_BUCKETS, FEATURES_HASH, NAMES, Features
 
 # Structural columns are standardised, clipped to this many deviations, and weighed against the embedding's.
 CLIP, STRUCTURE_WEIGHT, FOCUS_WEIGHT, CONTEXT_WEIGHT = 4.0, 0.1, 4.0, 2.0
 DENSE = len(NAMES) + 2 * DIMENSIONS
-TREE_DEPTH = 3
 COMPONENTS = ("linear", "topics", "trees")
 # The heads whose difference is estimated directly, too, and how much that counts.
 WEAK, STRONG = "weak", "strong"

@@ -22,11 +22,11 @@ import numpy.typing as npt
 from ..arrays import read_arrays
 from ..errors import SmallfirstError
 from ..scoring.embedding import FloatArray, TokenEmbedding, unit
+from ..trees import leaf_values
 from .differences import Differences, Reading, differences, features_hash
 from .repair import Edit, Edits
 from .words import Lexicon, WordLists
 
-TREE_DEPTH = 3
 # Thresholds that are tried, from strict to liberal: fixed ahead, so that the calibration pairs cannot choose them.
 GRID = tuple(1 / (1 + math.exp(-odds / 20)) for odds in range(160, -1, -1))
 
@@ -78,12 +78,8 @@ class Judge:
         Args:
             columns: Shape (pairs, columns).
         """
-        tree = np.arange(len(self.leaves))
-        node = np.zeros((len(columns), len(tree)), np.int32)
-        for _ in range(TREE_DEPTH):
-            looked_at = np.take_along_axis(columns, self.split_column[tree, node], axis=1)
-            node = 2 * node + 1 + (looked_at > self.split_at[tree, node])
-        sums: FloatArray = self.leaves[tree, node - (2**TREE_DEPTH - 1)].sum(axis=1) + self.bias[0]
+        values = leaf_values(columns, self.split_column, self.split_at, self.leaves)
+        sums: FloatArray = values.sum(axis=1) + self.bias[0]
         return sums
 
     def probability(self, compared: Differences) -> float:
@@ -282,16 +278,3 @@ def at_most(errors: int, n: int, rate: float) -> float:
 def packaged_artefact() -> Path:
     """Return where the artefact lies that ships."""
     return Path(str(resources.files(__package__) / "data" / "equivalence.npz"))
-
-
-__all__ = [
-    "Equivalence",
-    "Judge",
-    "Question",
-    "Reader",
-    "at_most",
-    "compare",
-    "packaged_artefact",
-    "pair_key",
-    "safe_threshold",
-]

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from ..scoring.embedding import FloatArray, TokenEmbedding
 from ..semantic.differences import DIRECTIONS, features_hash
-from ..semantic.equivalence import TREE_DEPTH, Judge, Question, Reader, compare, pair_key, safe_threshold
+from ..semantic.equivalence import Judge, Question, Reader, compare, pair_key, safe_threshold
 from ..semantic.words import Lexicon, WordLists
+from ..trees import TREE_DEPTH
 from .equivalence_rows import MADE, POOL_ROWS, WRITTEN, Pair, made_pairs, read_pairs, read_pool
 from .files import need_extra
 from .folds import folds_of, groups_of

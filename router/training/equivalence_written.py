@@ -117,6 +117,3 @@ class Rewritten:
         if found is None:
             return None
         return text[: found.start()] + self._random.choice(forms).format(found.group()) + text[found.end() :]
-
-
-__all__ = ["Rewritten"]

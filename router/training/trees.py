@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..scoring.classifier import STRONG, TREE_DEPTH, WEAK, Classifier
+from ..scoring.classifier import STRONG, WEAK, Classifier
 from ..scoring.embedding import FloatArray
+from ..trees import TREE_DEPTH, leaf_values
 from .difficulty import Doubles
 
 TREES, LEARNING_RATE, LEAF_ROWS = 120, 0.05, 40
@@ -88,12 +89,7 @@ def one_tree(value: float) -> Trees:
 
 def tree_sums(model: Classifier, columns: FloatArray) -> FloatArray:
     """Return what the trees say of many rows: by head its log-odds, and last the gain; shape (rows, heads + 1)."""
-    node = np.zeros((len(columns), len(model.leaves)), np.int32)
-    tree = np.arange(len(model.leaves))
-    for _ in range(TREE_DEPTH):
-        looked_at = np.take_along_axis(columns, model.split_column[tree, node], axis=1)
-        node = 2 * node + 1 + (looked_at > model.split_at[tree, node])
-    values = model.leaves[tree, node - (2**TREE_DEPTH - 1)]
+    values = leaf_values(columns, model.split_column, model.split_at, model.leaves)
     sums = [values[:, model.tree_head == h].sum(axis=1) for h in range(len(model.heads) + 1)]
     return np.asarray(np.stack(sums, axis=1) + model.tree_bias, np.float32)
 
