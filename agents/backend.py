@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from typing import Self
 
-from pydantic import SecretStr
+from langchain_core.utils import from_env, secret_from_env
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
 from smallfirst.router.gateway import Gateway
 from smallfirst.router.remote import RemoteGateway
@@ -28,6 +31,49 @@ def open_gateway(
         key = api_key.get_secret_value() if api_key else None
         return SyncGateway(gateway=RemoteGateway(base_url, api_key=key))
     return SyncGateway(settings)
+
+
+class AsksGateway(BaseModel):
+    """What asks a gateway: one that was given, a proxy, or one in this process, opened at the first call.
+
+    Use it as a context manager, or close it at the end.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    base_url: str | None = Field(default_factory=from_env("SMALLFIRST_BASE_URL", default=None))
+    api_key: SecretStr | None = Field(default_factory=secret_from_env("SMALLFIRST_API_KEY", default=None))
+    settings: Settings | None = Field(default=None, exclude=True)
+    gateway: Backend | SyncGateway | None = Field(default=None, exclude=True)
+
+    _sync: SyncGateway | None = PrivateAttr(default=None)
+    # Several threads may make the first call at once.
+    _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+
+    def _runner(self) -> SyncGateway:
+        """The gateway on a loop of its own; sync and async calls alike run there, so that one model serves both."""
+        if isinstance(self.gateway, SyncGateway):
+            return self.gateway
+        with self._lock:
+            if self._sync is None:
+                # Settings that were given mean more than a proxy that the environment names.
+                named = self.settings is None or "base_url" in self.model_fields_set
+                url = self.base_url if named else None
+                self._sync = open_gateway(self.gateway, url, self.api_key, self.settings)
+            return self._sync
+
+    def close(self) -> None:
+        """Free the model and flush the ledger; safe to call twice. A `SyncGateway` that was given stays open."""
+        with self._lock:
+            sync, self._sync = self._sync, None
+        if sync is not None:
+            sync.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def token_counter(gateway: Backend) -> Callable[[str], int]:

@@ -7,7 +7,6 @@ import builtins
 import hashlib
 import itertools
 import random
-import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -20,18 +19,16 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, ensure_config
 from langchain_core.tools import BaseTool
-from langchain_core.utils import from_env, secret_from_env
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from smallfirst.router.answer import Answer
 from smallfirst.router.errors import ModelError, ModelTimeout
 from smallfirst.router.models.retry import retry_delay
 from smallfirst.router.remote import RemoteGateway
-from smallfirst.router.settings import Retries, Settings
-from smallfirst.router.sync import SyncGateway
+from smallfirst.router.settings import Retries
 
-from .backend import Backend, open_gateway, token_counter
+from .backend import AsksGateway, token_counter
 from .messages import from_chunk, from_reply, last_chunk, to_wire
 from .structured import asking_for, reading
 
@@ -41,7 +38,7 @@ T = TypeVar("T")
 _SESSIONS = ("session_id", "thread_id", "conversation_id")
 
 
-class ChatSmallFirst(BaseChatModel):
+class ChatSmallFirst(AsksGateway, BaseChatModel):
     """Chat model over smallfirst, in this process or against a running proxy.
 
     In-process, all calls of one instance share one gateway, which is made at the first call; `close()` (or `with`)
@@ -75,9 +72,6 @@ class ChatSmallFirst(BaseChatModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
 
     model: str = "auto"
-    base_url: str | None = Field(default_factory=from_env("SMALLFIRST_BASE_URL", default=None))
-    api_key: SecretStr | None = Field(default_factory=secret_from_env("SMALLFIRST_API_KEY", default=None))
-    settings: Settings | None = Field(default=None, exclude=True)
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None
@@ -93,12 +87,8 @@ class ChatSmallFirst(BaseChatModel):
     labels: list[str] = Field(default_factory=list)
     privacy: Literal["any", "local"] = "any"
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    gateway: Backend | SyncGateway | None = Field(default=None, exclude=True)
 
-    _sync: SyncGateway | None = PrivateAttr(default=None)
     _count: Callable[[str], int] | None = PrivateAttr(default=None)
-    # Several threads may make the first call at once.
-    _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
 
     @property
     def _llm_type(self) -> str:
@@ -128,21 +118,6 @@ class ChatSmallFirst(BaseChatModel):
             self._count = token_counter(self._runner().gateway)
         return self._count(text)
 
-    # --- the gateway ------------------------------------------------------------------------------------------
-
-    def _runner(self) -> SyncGateway:
-        """The gateway on a loop of its own; sync and async calls alike run there, so that one model serves both."""
-        if isinstance(self.gateway, SyncGateway):
-            return self.gateway
-        with self._lock:
-            if self._sync is None:
-                # Settings that were given mean more than a proxy that the environment names.
-                named = self.settings is None or "base_url" in self.model_fields_set
-                self._sync = open_gateway(
-                    self.gateway, self.base_url if named else None, self.api_key, self.settings
-                )
-            return self._sync
-
     @property
     def stays_local(self) -> bool:
         """Whether requests may not leave the house: by `privacy`, or by the policy where that is known (in-process)."""
@@ -156,19 +131,6 @@ class ChatSmallFirst(BaseChatModel):
         )
         known = policy in gateway.settings.policy_names
         return known and gateway.settings.policy_named(policy).privacy == "local"
-
-    def close(self) -> None:
-        """Free the model and flush the ledger; safe to call twice. A `SyncGateway` that was given stays open."""
-        with self._lock:
-            sync, self._sync = self._sync, None
-        if sync is not None:
-            sync.close()
-
-    def __enter__(self) -> ChatSmallFirst:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # --- calls ------------------------------------------------------------------------------------------------
 

@@ -76,10 +76,17 @@ def _thing(thing: Any) -> Iterator[str]:
     # What a Pydantic class takes is in its docstring; its own signature has the frameworks' fields as well.
     made = "" if issubclass(thing, BaseModel) else _code(_signature(thing.__name__, thing.__init__)) + "\n\n"
     yield f"### {thing.__name__}\n\n{made}{_markdown(thing)}\n"
-    for name, member in vars(thing).items():
+    for name, member in _members(thing).items():
         found = _member(thing.__name__, name, member)
         if found is not None and not name.startswith("_") and f"{thing.__name__}.{name}" not in INTERNAL:
             yield found
+
+
+def _members(thing: type) -> dict[str, Any]:
+    """Return a class's own members, then those of bases of ours."""
+    ours = [base for base in reversed(thing.__mro__[1:]) if base.__module__.startswith("smallfirst.")]
+    inherited = {name: member for base in ours for name, member in vars(base).items()}
+    return {**vars(thing), **{name: member for name, member in inherited.items() if name not in vars(thing)}}
 
 
 def _member(owner: str, name: str, member: Any) -> str | None:
