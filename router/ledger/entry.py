@@ -16,10 +16,16 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     Attributes:
         outcome: `discarded`: it answered, but not well enough; `unused`: it was asked early and not needed.
         retries: How often the same model was tried again within the attempt.
-        input_tokens, output_tokens: Of all its samples.
+        input_tokens, output_tokens: Of all its samples; cached and written ones are among the input, reasoning among
+            the output.
         cost_usd: None where the price is unknown.
         error_code: Of a failure; of a discarded answer `unsure`, `disagreed` or `invalid`.
         early: Whether it was asked while the model before it still answered.
+        cached_tokens, cache_write_tokens: Read from and written to the provider's prompt cache.
+        estimated: The model sent no counts; these are ours.
+        service_tier: As the provider names it (`flex`, `batch`, `priority`); None where it said nothing.
+        cpu_seconds: Of this machine; None where nothing ran here.
+        energy_wh: Estimated; None where nothing is known.
     """
 
     model: str
@@ -32,6 +38,13 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     cost_usd: float | None
     error_code: str | None = None
     early: bool = False
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+    service_tier: str | None = None
+    cpu_seconds: float | None = None
+    energy_wh: float | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,8 +90,18 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         input_tokens: Cached ones included.
         usage_estimated: The model sent no counts; these are ours.
         cost_usd: Of all attempts; None where a price is unknown.
-        baseline_cost_usd: The same tokens on the baseline model; None where unknown.
+        baseline_cost_usd: The same request on the baseline model; None where unknown.
         http_status: What a server answers with; 499 where the caller left.
+        cache_write_tokens: Written to the provider's prompt cache; among `input_tokens`.
+        service_tier: Of the model that answered; None where it said nothing.
+        cpu_seconds: Of this machine, over all attempts; None where nothing ran here.
+        energy_wh, gco2e: Over all attempts, estimated; None where one is not known.
+        baseline_output_tokens: How many the baseline was predicted to need; None where it answered itself, or where
+            the answer's own count stands for it.
+        key_id: Of the virtual key; None without.
+        propensity: P(the tier that was asked first) at the time; 1 where nothing was left to chance, None unknown.
+        explored: Whether chance, not the score, chose that tier.
+        trace_id: W3C trace context's, in hex; None without.
     """
 
     request_id: str
@@ -116,6 +139,16 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     http_status: int = 200
     stream: bool = False
     kind: EntryKind = "request"
+    cache_write_tokens: int = 0
+    service_tier: str | None = None
+    cpu_seconds: float | None = None
+    energy_wh: float | None = None
+    gco2e: float | None = None
+    baseline_output_tokens: int | None = None
+    key_id: str | None = None
+    propensity: float | None = None
+    explored: bool = False
+    trace_id: str | None = None
 
     @property
     def saved_usd(self) -> float | None:

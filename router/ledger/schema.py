@@ -70,6 +70,18 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (request_id, source)
     );
     """,
+    """
+    ALTER TABLE entries ADD COLUMN cache_write_tokens INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE entries ADD COLUMN service_tier TEXT;
+    ALTER TABLE entries ADD COLUMN cpu_seconds REAL;
+    ALTER TABLE entries ADD COLUMN energy_wh REAL;
+    ALTER TABLE entries ADD COLUMN gco2e REAL;
+    ALTER TABLE entries ADD COLUMN baseline_output_tokens INTEGER;
+    ALTER TABLE entries ADD COLUMN key_id TEXT;
+    ALTER TABLE entries ADD COLUMN propensity REAL;
+    ALTER TABLE entries ADD COLUMN explored INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE entries ADD COLUMN trace_id TEXT;
+    """,
 )
 # The first version whose entries have a kind and whose requests have outcomes.
 OUTCOMES_SINCE = 2
