@@ -19,7 +19,7 @@ test: $(VENV)/.dev  ## Set up if need be, lint, check types and run the tests
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-test-clients: $(VENV)/.clients  ## Set up if need be, and try other people's clients and frameworks on a running gateway
+test-clients: $(VENV)/.clients build/clients/openai2/.ready build/clients/crewai/.ready  ## Set up if need be, and try other people's clients and frameworks on a running gateway
 	$(BIN)/pytest -m "clients or not clients" tests/clients --junitxml=build/clients.xml
 
 bench: $(VENV)/.dev  ## Measure what a routing decision costs
@@ -38,9 +38,16 @@ $(VENV)/.serve: pyproject.toml deploy/setup.sh
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml deploy/setup.sh
-	@deploy/setup.sh $(PYTHON) $(VENV) local,langchain,redis-server,train,dev
+	@deploy/setup.sh $(PYTHON) $(VENV) local,langchain,otel,redis-server,train,dev
 	@touch $@ $(VENV)/.serve
 
 $(VENV)/.clients: pyproject.toml deploy/setup.sh
-	@deploy/setup.sh $(PYTHON) $(VENV) local,langchain,redis-server,train,dev,clients
+	@deploy/setup.sh $(PYTHON) $(VENV) local,langchain,otel,redis-server,train,dev,clients
 	@touch $@ $(VENV)/.dev $(VENV)/.serve
+
+# Clients that cannot be installed beside this project's tests. They talk HTTP, so another environment will do.
+build/clients/%/.ready: tests/clients/older/%.txt
+	@echo "== clients of $< in $(@D)"
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
+	@touch $@

@@ -1,4 +1,4 @@
-"""Writes the README's matrix of clients from what their tests said.
+"""Writes the tables of clients in README.md and docs/clients.md from what their tests said.
 
     make test-clients
     .venv/bin/python docs/make_clients.py build/clients.xml
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
 START, END = "<!-- clients: made by docs/make_clients.py -->", "<!-- end of clients -->"
-# Columns and the first word of their tests' names.
+# Columns, and how the names of their tests begin.
 ASPECTS = {
     "plain": "plain",
     "stream": "streamed",
@@ -25,15 +25,25 @@ ASPECTS = {
     "errors": "errors",
     "embeddings": "embeddings",
 }
+ERRORS = {
+    "unknown model": "errors_of_unknown_models",
+    "bad field": "errors_name_the_field",
+    "broken stream": "errors_of_broken_streams",
+}
+PAGES = {ROOT / "README.md": ASPECTS, ROOT / "docs" / "clients.md": ERRORS}
 
 
-def matrix(xml: str) -> str:
+def matrix(xml: str, columns: Mapping[str, str] = ASPECTS) -> str:
     """Return the table of a JUnit report, sorted by client.
+
+    Args:
+        xml: The report.
+        columns: The columns' heads, and how the names of their tests begin.
 
     Raises:
         ValueError: The report has no test of a client.
     """
-    found: dict[str, dict[str, list[str]]] = {}
+    found: dict[str, list[tuple[str, str]]] = {}
     versions: dict[str, str] = {}
     for case in ElementTree.fromstring(xml).iter("testcase"):
         properties = {one.get("name"): one.get("value", "") for one in case.iter("property")}
@@ -41,13 +51,17 @@ def matrix(xml: str) -> str:
         if client is None:
             continue
         versions[client] = properties.get("version") or versions.get(client, "")
-        word = case.get("name", "").split("_")[1]
-        found.setdefault(client, {}).setdefault(word, []).append(_outcome(case))
+        name = case.get("name", "").removeprefix("test_")
+        found.setdefault(client, []).append((name, _outcome(case)))
     if not found:
         raise ValueError("the report has no test of a client")
-    head = ["client", "version", *ASPECTS]
+    head = ["client", "version", *columns]
     rows = [
-        [client, versions[client], *(_cell(tests.get(word, ())) for word in ASPECTS.values())]
+        [
+            client,
+            versions[client],
+            *(_cell(said for name, said in tests if name.startswith(start)) for start in columns.values()),
+        ]
         for client, tests in sorted(found.items(), key=lambda item: item[0].lower())
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
@@ -67,7 +81,7 @@ def _cell(outcomes: Iterable[str]) -> str:
 
 
 def written(text: str, table: str) -> str:
-    """Return the README with this table between the marks.
+    """Return the page with this table between the marks.
 
     Raises:
         ValueError: The marks are not there.
@@ -80,4 +94,5 @@ def written(text: str, table: str) -> str:
 
 if __name__ == "__main__":
     report = Path(sys.argv[1]).read_text(encoding="utf-8")
-    README.write_text(written(README.read_text(encoding="utf-8"), matrix(report)), encoding="utf-8")
+    for page, columns in PAGES.items():
+        page.write_text(written(page.read_text(encoding="utf-8"), matrix(report, columns)), encoding="utf-8")

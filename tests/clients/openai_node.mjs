@@ -1,4 +1,6 @@
-// One call of OpenAI's client for Node: node openai_node.mjs WHAT URL KEY MODEL TEXT. Prints one JSON value.
+// One use of OpenAI's client for Node: node openai_node.mjs WHAT URL KEY MODEL TEXT.
+// Prints one JSON object: the client's `version`, and a `value` or an `error`.
+import { readFileSync } from "node:fs";
 import OpenAI from "openai";
 
 const [what, baseURL, apiKey, model, text] = process.argv.slice(2);
@@ -36,12 +38,14 @@ const todo = {
     const response_format = { type: "json_schema", json_schema: { name: "city", strict: true, schema: city } };
     return (await client.chat.completions.parse({ model, messages, response_format })).choices[0].message.parsed;
   },
-  async errors() {
-    try {
-      return await client.chat.completions.create({ model, messages });
-    } catch (error) {
-      return [error instanceof OpenAI.NotFoundError, error.status, error.message];
-    }
+  async hot() {
+    return await client.chat.completions.create({ model, messages, temperature: 3 });
+  },
+  async streamed_response() {
+    const pieces = [];
+    for await (const event of await client.responses.create({ model, input: text, stream: true }))
+      if (event.type === "response.output_text.delta") pieces.push(event.delta);
+    return pieces;
   },
   async embeddings() {
     const reply = await client.embeddings.create({ model, input: ["one", "two"] });
@@ -49,4 +53,12 @@ const todo = {
   },
 };
 
-console.log(JSON.stringify(await todo[what]()));
+const installed = JSON.parse(readFileSync("node_modules/openai/package.json", "utf8"));
+const told = { version: installed.version };
+try {
+  told.value = await todo[what]();
+} catch (error) {
+  if (!(error instanceof OpenAI.APIError)) throw error;
+  told.error = { types: [error.constructor.name, "APIError"], status: error.status ?? null, message: error.message };
+}
+console.log(JSON.stringify(told));

@@ -5,7 +5,18 @@ from typing import Any
 
 import anthropic
 import pytest
-from fixtures.clients import ASK_CITY, ASK_WEATHER, GREETED, GREETING, KEY, NO_MODEL, PARIS, TOLD, City
+from fixtures.clients import (
+    ASK_CITY,
+    ASK_WEATHER,
+    GREETED,
+    GREETING,
+    KEY,
+    NO_MODEL,
+    PARIS,
+    TOLD,
+    City,
+)
+from fixtures.loopback_cloud import LoopbackCloud
 from fixtures.serving import CLOUD
 
 CLIENT, PACKAGE = "anthropic", "anthropic"
@@ -54,6 +65,21 @@ def test_structured_output_is_parsed(client: anthropic.Anthropic) -> None:
     assert client.messages.parse(model=CLOUD, output_format=City, **asked(ASK_CITY)).parsed_output == PARIS
 
 
-def test_errors_are_the_clients_own(client: anthropic.Anthropic) -> None:
+def test_errors_of_unknown_models_are_the_clients_own(client: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError, match=NO_MODEL):
         client.messages.create(model=NO_MODEL, **asked(GREETING))
+
+
+def test_errors_name_the_field(client: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.BadRequestError, match="max_tokens"):
+        client.messages.create(model=CLOUD, **{**asked(GREETING), "max_tokens": 0})
+
+
+def test_errors_of_broken_streams_are_raised(
+    client: anthropic.Anthropic, broken_stream: LoopbackCloud
+) -> None:
+    with (
+        pytest.raises(anthropic.APIError, match="broke"),
+        client.messages.stream(model=CLOUD, **asked(GREETING)) as stream,
+    ):
+        list(stream)

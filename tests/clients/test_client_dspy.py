@@ -6,8 +6,19 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy.utils.exceptions import LMUnsupportedModelError
-from fixtures.clients import ASK_CITY, ASK_WEATHER, EMBEDDER, GREETING, KEY, NO_MODEL, PARIS, weather
+from dspy.utils.exceptions import LMError, LMInvalidRequestError, LMUnsupportedModelError
+from fixtures.clients import (
+    ASK_CITY,
+    ASK_WEATHER,
+    EMBEDDER,
+    GREETING,
+    HOT_FIELD,
+    KEY,
+    NO_MODEL,
+    PARIS,
+    TOO_HOT,
+    weather,
+)
 from fixtures.loopback_cloud import LoopbackCloud
 from fixtures.sensible_cloud import saying
 from fixtures.serving import CLOUD
@@ -76,9 +87,24 @@ def test_structured_output_is_parsed(url: str, cloud: LoopbackCloud) -> None:
     assert "response_format" in cloud.requests[0].body
 
 
-def test_errors_are_the_clients_own(url: str) -> None:
+def test_errors_of_unknown_models_are_the_clients_own(url: str) -> None:
     with pytest.raises(LMUnsupportedModelError, match=NO_MODEL):
         lm(url, NO_MODEL)(GREETING)
+
+
+def test_errors_name_the_field(url: str) -> None:
+    with pytest.raises(LMInvalidRequestError, match=HOT_FIELD):
+        lm(url)(GREETING, temperature=TOO_HOT)
+
+
+def test_errors_of_broken_streams_are_raised(set_up: None, broken_stream: LoopbackCloud) -> None:
+    program = dspy.streamify(dspy.Predict("question -> answer"))
+
+    async def pieces() -> list[Any]:
+        return [piece async for piece in program(question=ASK_WEATHER)]
+
+    with pytest.raises(LMError, match="broke"):
+        asyncio.run(pieces())
 
 
 def test_embeddings_are_vectors(url: str) -> None:

@@ -10,20 +10,23 @@ from fixtures.clients import (
     EMBEDDER,
     GREETED,
     GREETING,
+    HOT_FIELD,
     KEY,
     NO_MODEL,
     PARIS,
     TOLD,
+    TOO_HOT,
     City,
     weather,
 )
+from fixtures.loopback_cloud import LoopbackCloud
 from fixtures.serving import CLOUD
 from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
 from pydantic import SecretStr
 
 from smallfirst.agents import ChatSmallFirst, SmallFirstEmbeddings
-from smallfirst.router.errors import RequestError
+from smallfirst.router.errors import RequestError, StreamBroken
 
 CLIENT, PACKAGE = "langchain (ChatSmallFirst)", "langchain"
 Make = Callable[[str], BaseChatModel]
@@ -61,9 +64,21 @@ def test_structured_output_is_parsed(make: Make) -> None:
     assert make(CLOUD).with_structured_output(City).invoke(ASK_CITY) == PARIS
 
 
-def test_errors_are_clear(make: Make) -> None:
-    with pytest.raises(RequestError, match=NO_MODEL):
+def test_errors_of_unknown_models_are_the_clients_own(make: Make) -> None:
+    with pytest.raises(RequestError, match=NO_MODEL) as caught:
         make(NO_MODEL).invoke(GREETING)
+    assert caught.value.status == 404
+
+
+def test_errors_name_the_field(make: Make) -> None:
+    with pytest.raises(RequestError) as caught:
+        make(CLOUD).invoke(GREETING, temperature=TOO_HOT)
+    assert (caught.value.status, caught.value.param) == (400, HOT_FIELD)
+
+
+def test_errors_of_broken_streams_are_raised(make: Make, broken_stream: LoopbackCloud) -> None:
+    with pytest.raises(StreamBroken, match="broke"):
+        list(make(CLOUD).stream(GREETING))
 
 
 def test_embeddings_are_vectors(gateway_url: str) -> None:

@@ -12,13 +12,16 @@ from fixtures.clients import (
     EMBEDDER,
     GREETED,
     GREETING,
+    HOT_FIELD,
     KEY,
     NO_MODEL,
     PARIS,
     TOLD,
+    TOO_HOT,
     City,
     weather,
 )
+from fixtures.loopback_cloud import LoopbackCloud
 from fixtures.serving import CLOUD
 from langchain.agents import create_agent
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
@@ -60,9 +63,20 @@ def test_structured_output_is_parsed(make: Make) -> None:
     assert make(CLOUD).with_structured_output(City).invoke(ASK_CITY) == PARIS
 
 
-def test_errors_are_the_clients_own(make: Make) -> None:
+def test_errors_of_unknown_models_are_the_clients_own(make: Make) -> None:
     with pytest.raises(openai.NotFoundError, match=NO_MODEL):
         make(NO_MODEL).invoke(GREETING)
+
+
+def test_errors_name_the_field(make: Make) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        make(CLOUD).invoke(GREETING, temperature=TOO_HOT)
+    assert caught.value.param == HOT_FIELD
+
+
+def test_errors_of_broken_streams_are_raised(make: Make, broken_stream: LoopbackCloud) -> None:
+    with pytest.raises(openai.APIError, match="broke"):
+        list(make(CLOUD).stream(GREETING))
 
 
 def test_embeddings_are_vectors(gateway_url: str, http: httpx.Client) -> None:

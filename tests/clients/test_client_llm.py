@@ -64,7 +64,20 @@ def test_structured_output_fits_the_schema(llm: Run) -> None:
     assert json.loads(llm("--schema", "name, people int", ASK_CITY).stdout) == PARIS.model_dump()
 
 
-def test_errors_end_the_command(llm: Run) -> None:
+def test_errors_of_unknown_models_end_the_command(llm: Run) -> None:
     done = llm(GREETING, model=NO_MODEL)
     assert done.returncode == 1
     assert NO_MODEL in done.stderr
+
+
+def test_errors_name_the_field(llm: Run) -> None:
+    # The command checks temperatures itself.
+    done = llm("-o", "max_tokens", "0", GREETING)
+    assert done.returncode == 1
+    assert "max_tokens" in done.stderr
+
+
+def test_errors_of_broken_streams_end_the_command(llm: Run, broken_stream: LoopbackCloud) -> None:
+    done = llm(GREETING)
+    assert done.returncode == 1
+    assert "broke" in done.stderr

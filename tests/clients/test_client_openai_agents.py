@@ -11,13 +11,16 @@ from fixtures.clients import (
     ASK_WEATHER,
     GREETED,
     GREETING,
+    HOT_FIELD,
     KEY,
     NO_MODEL,
     PARIS,
     TOLD,
+    TOO_HOT,
     City,
     weather,
 )
+from fixtures.loopback_cloud import LoopbackCloud
 from fixtures.serving import CLOUD
 
 # By name: type checkers take `agents` for this repository's own folder.
@@ -60,6 +63,20 @@ async def test_structured_output_is_parsed(make_agent: Any) -> None:
     assert (await agents.Runner.run(make_agent(output_type=City), ASK_CITY)).final_output == PARIS
 
 
-async def test_errors_are_the_clients_own(make_agent: Any) -> None:
+async def test_errors_of_unknown_models_are_the_clients_own(make_agent: Any) -> None:
     with pytest.raises(openai.NotFoundError, match=NO_MODEL):
         await agents.Runner.run(make_agent(NO_MODEL), GREETING)
+
+
+async def test_errors_name_the_field(make_agent: Any) -> None:
+    agent = make_agent(model_settings=agents.ModelSettings(temperature=TOO_HOT))
+    with pytest.raises(openai.BadRequestError) as caught:
+        await agents.Runner.run(agent, GREETING)
+    assert caught.value.param == HOT_FIELD
+
+
+async def test_errors_of_broken_streams_are_raised(make_agent: Any, broken_stream: LoopbackCloud) -> None:
+    run = agents.Runner.run_streamed(make_agent(), GREETING)
+    # Chat completions raise the openai client's error, responses the SDK's own.
+    with pytest.raises((openai.APIError, agents.ModelBehaviorError), match="broke"):
+        [event async for event in run.stream_events()]

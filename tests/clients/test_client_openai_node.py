@@ -1,73 +1,72 @@
 """OpenAI's client for Node, from npm."""
 
-import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from fixtures.clients import ASK_CITY, ASK_WEATHER, EMBEDDER, GREETED, GREETING, KEY, NO_MODEL, PARIS, TOLD
-from fixtures.serving import CLOUD
+from fixtures.clients import (
+    ASK_CITY,
+    ASK_WEATHER,
+    EMBEDDER,
+    GREETED,
+    HOT_FIELD,
+    NO_MODEL,
+    PARIS,
+    TOLD,
+    Ask,
+    Failed,
+)
+from fixtures.loopback_cloud import LoopbackCloud
 
 CLIENT, PACKAGE = "openai (Node)", ""
-PINNED = "openai@6.49.0"
 PROGRAM = Path(__file__).parent / "openai_node.mjs"
-pytestmark = [
-    pytest.mark.clients,
-    pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="needs Node and npm"),
-]
-Run = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the client installed."""
-    made = tmp_path_factory.mktemp("node")
-    install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--no-update-notifier", PINNED]
-    subprocess.run(install, cwd=made, check=True, timeout=100)
-    shutil.copy(PROGRAM, made)
-    return made
+pytestmark = pytest.mark.clients
 
 
 @pytest.fixture
-def node(folder: Path, gateway_url: str, record_property: Callable[[str, object], None]) -> Run:
-    package = json.loads((folder / "node_modules" / "openai" / "package.json").read_text())
-    record_property("version", package["version"])
-
-    def run(what: str, text: str, model: str = CLOUD) -> Any:
-        command = ["node", PROGRAM.name, what, gateway_url, KEY, model, text]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    return run
+def node(node_folder: Path, asking: Callable[..., Ask]) -> Ask:
+    shutil.copy(PROGRAM, node_folder)
+    return asking("node", PROGRAM.name, folder=node_folder)
 
 
-def test_plain_text_comes_from_chat_and_responses(node: Run) -> None:
-    assert node("plain", GREETING) == [GREETED, GREETED]
+def test_plain_text_comes_from_chat_and_responses(node: Ask) -> None:
+    assert node("plain") == [GREETED, GREETED]
 
 
-def test_streamed_text(node: Run) -> None:
-    pieces = node("streamed", GREETING)
+@pytest.mark.parametrize("what", ["streamed", "streamed_response"])
+def test_streamed_text(node: Ask, what: str) -> None:
+    pieces = node(what)
     assert len(pieces) > 2
     assert "".join(pieces) == GREETED
 
 
-def test_tools_results_are_answered(node: Run) -> None:
+def test_tools_results_are_answered(node: Ask) -> None:
     assert node("tools", ASK_WEATHER) == TOLD
 
 
-def test_structured_output_is_parsed(node: Run) -> None:
+def test_structured_output_is_parsed(node: Ask) -> None:
     assert node("structured", ASK_CITY) == PARIS.model_dump()
 
 
-def test_errors_are_the_clients_own(node: Run) -> None:
-    own, status, message = node("errors", GREETING, NO_MODEL)
-    assert (own, status) == (True, 404)
-    assert NO_MODEL in message
+def test_errors_of_unknown_models_are_the_clients_own(node: Ask) -> None:
+    failed: Failed = node("plain", model=NO_MODEL)
+    assert (failed.types[0], failed.status) == ("NotFoundError", 404)
+    assert NO_MODEL in failed.message
 
 
-def test_embeddings_are_vectors(node: Run) -> None:
-    assert node("embeddings", "", EMBEDDER) == [576, 576]
+def test_errors_name_the_field(node: Ask) -> None:
+    failed: Failed = node("hot")
+    assert (failed.types[0], failed.status) == ("BadRequestError", 400)
+    assert HOT_FIELD in failed.message
+
+
+@pytest.mark.parametrize("what", ["streamed", "streamed_response"])
+def test_errors_of_broken_streams_are_raised(node: Ask, broken_stream: LoopbackCloud, what: str) -> None:
+    failed: Failed = node(what)
+    assert "APIError" in failed.types
+    assert "broke" in failed.message
+
+
+def test_embeddings_are_vectors(node: Ask) -> None:
+    assert node("embeddings", model=EMBEDDER) == [576, 576]

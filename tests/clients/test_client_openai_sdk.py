@@ -11,12 +11,15 @@ from fixtures.clients import (
     EMBEDDER,
     GREETED,
     GREETING,
+    HOT_FIELD,
     KEY,
     NO_MODEL,
     PARIS,
     TOLD,
+    TOO_HOT,
     City,
 )
+from fixtures.loopback_cloud import LoopbackCloud
 from fixtures.serving import CLOUD
 
 CLIENT, PACKAGE = "openai (Python)", "openai"
@@ -65,9 +68,36 @@ def test_structured_output_is_parsed_from_chat_and_responses(client: openai.Open
     assert chat.choices[0].message.parsed == response.output_parsed == PARIS
 
 
-def test_errors_are_the_clients_own(client: openai.OpenAI) -> None:
+def test_errors_of_unknown_models_are_the_clients_own(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match=NO_MODEL):
         client.chat.completions.create(model=NO_MODEL, messages=asked(GREETING))
+    with pytest.raises(openai.NotFoundError, match=NO_MODEL):
+        client.responses.create(model=NO_MODEL, input=GREETING)
+
+
+def test_errors_name_the_field(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as chat:
+        client.chat.completions.create(model=CLOUD, messages=asked(GREETING), temperature=TOO_HOT)
+    with pytest.raises(openai.BadRequestError) as response:
+        client.responses.create(model=CLOUD, input=GREETING, temperature=TOO_HOT)
+    assert chat.value.param == response.value.param == HOT_FIELD
+
+
+def test_errors_of_broken_streams_of_chat_are_raised(
+    client: openai.OpenAI, broken_stream: LoopbackCloud
+) -> None:
+    with pytest.raises(openai.APIError, match="broke"):
+        list(client.chat.completions.create(model=CLOUD, messages=asked(GREETING), stream=True))
+
+
+def test_errors_of_broken_streams_of_responses_are_raised(
+    client: openai.OpenAI, broken_stream: LoopbackCloud
+) -> None:
+    with (
+        pytest.raises(openai.APIError, match="broke"),
+        client.responses.stream(model=CLOUD, input=GREETING) as stream,
+    ):
+        list(stream)
 
 
 def test_embeddings_are_vectors(client: openai.OpenAI) -> None:

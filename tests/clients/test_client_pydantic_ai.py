@@ -10,15 +10,18 @@ from fixtures.clients import (
     ASK_WEATHER,
     GREETED,
     GREETING,
+    HOT_FIELD,
     KEY,
     NO_MODEL,
     PARIS,
     TOLD,
+    TOO_HOT,
     City,
     weather,
 )
+from fixtures.loopback_cloud import LoopbackCloud
 from fixtures.serving import CLOUD
-from pydantic_ai import Agent, ModelHTTPError
+from pydantic_ai import Agent, ModelAPIError, ModelHTTPError
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
@@ -52,7 +55,20 @@ async def test_structured_output_is_parsed(make_agent: Any) -> None:
     assert (await make_agent(output_type=City).run(ASK_CITY)).output == PARIS
 
 
-async def test_errors_are_the_clients_own(make_agent: Any) -> None:
+async def test_errors_of_unknown_models_are_the_clients_own(make_agent: Any) -> None:
     with pytest.raises(ModelHTTPError, match=NO_MODEL) as caught:
         await make_agent(NO_MODEL).run(GREETING)
     assert caught.value.status_code == 404
+
+
+async def test_errors_name_the_field(make_agent: Any) -> None:
+    with pytest.raises(ModelHTTPError) as caught:
+        await make_agent().run(GREETING, model_settings={"temperature": TOO_HOT})
+    body: Any = caught.value.body
+    assert (caught.value.status_code, body["param"]) == (400, HOT_FIELD)
+
+
+async def test_errors_of_broken_streams_are_raised(make_agent: Any, broken_stream: LoopbackCloud) -> None:
+    with pytest.raises(ModelAPIError, match="broke"):
+        async with make_agent().run_stream(GREETING) as run:
+            [piece async for piece in run.stream_text(delta=True, debounce_by=None)]

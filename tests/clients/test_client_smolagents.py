@@ -4,7 +4,18 @@ from typing import Any
 
 import openai
 import pytest
-from fixtures.clients import ASK_CITY, ASK_WEATHER, GREETED, GREETING, KEY, NO_MODEL, PARIS, City
+from fixtures.clients import (
+    ASK_CITY,
+    ASK_WEATHER,
+    GREETED,
+    GREETING,
+    HOT_FIELD,
+    KEY,
+    NO_MODEL,
+    PARIS,
+    TOO_HOT,
+    City,
+)
 from fixtures.loopback_cloud import LoopbackCloud
 from fixtures.sensible_cloud import calling
 from fixtures.serving import CLOUD
@@ -57,6 +68,17 @@ def test_structured_output_fits_the_schema(make: Any) -> None:
     assert City.model_validate_json(reply.content) == PARIS
 
 
-def test_errors_are_the_clients_own(make: Any) -> None:
+def test_errors_of_unknown_models_are_the_clients_own(make: Any) -> None:
     with pytest.raises(openai.NotFoundError, match=NO_MODEL):
         make(NO_MODEL).generate(asked(GREETING))
+
+
+def test_errors_name_the_field(make: Any) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        make().generate(asked(GREETING), temperature=TOO_HOT)
+    assert caught.value.param == HOT_FIELD
+
+
+def test_errors_of_broken_streams_are_raised(make: Any, broken_stream: LoopbackCloud) -> None:
+    with pytest.raises(openai.APIError, match="broke"):
+        list(make().generate_stream(asked(GREETING)))
