@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 from langchain_core.utils import from_env, secret_from_env
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
@@ -36,15 +36,17 @@ def open_gateway(
 class AsksGateway(BaseModel):
     """What asks a gateway: one that was given, a proxy, or one in this process, opened at the first call.
 
-    Use it as a context manager, or close it at the end.
+    Use it as a context manager, or close it at the end. Copies, deep ones too, share a gateway that was opened or
+    given before: closing one of them closes it for all.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     base_url: str | None = Field(default_factory=from_env("SMALLFIRST_BASE_URL", default=None))
     api_key: SecretStr | None = Field(default_factory=secret_from_env("SMALLFIRST_API_KEY", default=None))
-    settings: Settings | None = Field(default=None, exclude=True)
-    gateway: Backend | SyncGateway | None = Field(default=None, exclude=True)
+    # Not shown either: traces and logs have an object's text.
+    settings: Settings | None = Field(default=None, exclude=True, repr=False)
+    gateway: Backend | SyncGateway | None = Field(default=None, exclude=True, repr=False)
 
     _sync: SyncGateway | None = PrivateAttr(default=None)
     # Several threads may make the first call at once.
@@ -68,6 +70,11 @@ class AsksGateway(BaseModel):
             sync, self._sync = self._sync, None
         if sync is not None:
             sync.close()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Copy the settings of a call, and share the gateway: a model in memory is not copied."""
+        shared = [self.gateway, *(self.__pydantic_private__ or {}).values()]
+        return super().__deepcopy__({**(memo or {}), **{id(one): one for one in shared}})
 
     def __enter__(self) -> Self:
         return self

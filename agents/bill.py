@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -15,12 +16,16 @@ from smallfirst.router.bill import Bill
 class BillCallback(BaseCallbackHandler):
     """Writes every answer of `ChatSmallFirst` on a bill: `model.invoke(…, config={"callbacks": [callback]})`.
 
+    An answer that LangChain's own cache gives again is on it once: it was asked for once.
+
     Args:
         bill: To write on; default: a new one.
     """
 
     def __init__(self, bill: Bill | None = None) -> None:
         self.bill = bill if bill is not None else Bill()
+        self._seen: set[str] = set()
+        self._lock = threading.Lock()
 
     def on_llm_end(self, response: LLMResult, **_: Any) -> None:
         """Take the receipt of an answer; several answers to one request have the same."""
@@ -28,8 +33,15 @@ class BillCallback(BaseCallbackHandler):
             first = generation[0] if generation else None
             if isinstance(first, ChatGeneration) and isinstance(first.message, AIMessage):
                 receipt = receipt_of(first.message)
-                if receipt is not None:
+                if receipt is not None and self._is_new(receipt.request_id):
                     self.bill.add(receipt)
+
+    def _is_new(self, request_id: str) -> bool:
+        with self._lock:
+            if request_id in self._seen:
+                return False
+            self._seen.add(request_id)
+            return True
 
 
 def receipt_of(message: AIMessage) -> Receipt | None:

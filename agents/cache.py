@@ -72,10 +72,7 @@ class SmallFirstCache(BaseCache):
 
     def close(self) -> None:
         """Free connections; safe to call twice."""
-        if not self._thread.closed:
-            if self._store is not None:
-                self._thread.run(self._store.aclose())
-            self._thread.close()
+        self._thread.close(None if self._store is None else self._store.aclose)
 
     def __enter__(self) -> SmallFirstCache:
         return self

@@ -10,7 +10,6 @@ import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
-import msgspec
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
@@ -22,6 +21,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from smallfirst.policies import Policy
 from smallfirst.router.answer import Answer
 from smallfirst.router.errors import ModelError, ModelTimeout
 from smallfirst.router.models.retry import retry_delay
@@ -29,8 +29,8 @@ from smallfirst.router.remote import RemoteGateway
 from smallfirst.router.settings import Retries
 
 from .backend import AsksGateway, token_counter
-from .messages import from_chunk, from_reply, last_chunk, to_wire
-from .structured import asking_for, reading
+from .messages import StreamReader, from_reply, to_wire
+from .structured import Method, asking_for, parser_of, reading
 
 T = TypeVar("T")
 
@@ -121,16 +121,21 @@ class ChatSmallFirst(AsksGateway, BaseChatModel):
     @property
     def stays_local(self) -> bool:
         """Whether requests may not leave the house: by `privacy`, or by the policy where that is known (in-process)."""
-        if self.privacy == "local":
-            return True
+        policy = self._policy()
+        return self.privacy == "local" or (policy is not None and policy.privacy == "local")
+
+    @property
+    def screens(self) -> bool:
+        """Whether the policy, where it is known (in-process), looks for personal data; another one might not."""
+        policy = self._policy()
+        return policy is not None and policy.pii != "off"
+
+    def _policy(self) -> Policy | None:
         gateway = self._runner().gateway
         if isinstance(gateway, RemoteGateway):
-            return False
-        policy = (
-            self.model.removeprefix("auto/") if self.model.startswith("auto/") else gateway.settings.policy
-        )
-        known = policy in gateway.settings.policy_names
-        return known and gateway.settings.policy_named(policy).privacy == "local"
+            return None
+        name = self.model.removeprefix("auto/") if self.model.startswith("auto/") else gateway.settings.policy
+        return gateway.settings.policy_named(name) if name in gateway.settings.policy_names else None
 
     # --- calls ------------------------------------------------------------------------------------------------
 
@@ -243,16 +248,13 @@ class ChatSmallFirst(AsksGateway, BaseChatModel):
         runner = self._runner()
         body = self._stream_body(messages, stop, run_manager, **kwargs)
         stream = runner.run(self._ask(lambda: runner.gateway.stream(body)))
-        chunks = aiter(stream)
+        chunks, reader = aiter(stream), StreamReader(stream)
         try:
-            model = ""
             while (raw := runner.run(self._next(chunks))) is not None:
-                chunk = msgspec.json.decode(raw)
-                model = chunk.get("model") or model
-                message = from_chunk(chunk, stream.receipt.request_id)
+                message = reader.read(raw)
                 if message is not None:
                     yield ChatGenerationChunk(message=message)
-            yield ChatGenerationChunk(message=last_chunk(stream.receipt, model or stream.receipt.model))
+            yield ChatGenerationChunk(message=reader.last())
         finally:
             runner.run(stream.aclose())
 
@@ -266,16 +268,13 @@ class ChatSmallFirst(AsksGateway, BaseChatModel):
         runner = self._runner()
         body = self._stream_body(messages, stop, run_manager, **kwargs)
         stream = await runner.arun(self._ask(lambda: runner.gateway.stream(body)))
-        chunks = aiter(stream)
+        chunks, reader = aiter(stream), StreamReader(stream)
         try:
-            model = ""
             while (raw := await runner.arun(self._next(chunks))) is not None:
-                chunk = msgspec.json.decode(raw)
-                model = chunk.get("model") or model
-                message = from_chunk(chunk, stream.receipt.request_id)
+                message = reader.read(raw)
                 if message is not None:
                     yield ChatGenerationChunk(message=message)
-            yield ChatGenerationChunk(message=last_chunk(stream.receipt, model or stream.receipt.model))
+            yield ChatGenerationChunk(message=reader.last())
         finally:
             await runner.arun(stream.aclose())
 
@@ -308,7 +307,8 @@ class ChatSmallFirst(AsksGateway, BaseChatModel):
         """
         converted = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
         if tool_choice is not None:
-            names = [tool["function"]["name"] for tool in converted]
+            # A provider's own tool (such as a web search) is no function and has no name here.
+            names = [tool["function"]["name"] for tool in converted if "function" in tool]
             kwargs["tool_choice"] = _tool_choice(tool_choice, names)
         if parallel_tool_calls is not None:
             kwargs["parallel_tool_calls"] = parallel_tool_calls
@@ -318,7 +318,7 @@ class ChatSmallFirst(AsksGateway, BaseChatModel):
         self,
         schema: builtins.dict[str, Any] | type,
         *,
-        method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
+        method: Method = "json_schema",
         include_raw: bool = False,
         strict: bool | None = None,
         **kwargs: Any,
@@ -331,12 +331,23 @@ class ChatSmallFirst(AsksGateway, BaseChatModel):
                 any JSON object, the prompt has to say which.
             include_raw: Return `{"raw", "parsed", "parsing_error"}` and do not raise on what cannot be parsed.
             strict: Passed on to models that check it.
-            kwargs: More fields of the request body; not with `function_calling`.
+            kwargs: More fields of the request body.
+
+        Raises:
+            ValueError: There is no such method, or the schema has no name (a JSON schema's is its `title`).
+            OutputParserException: When called: the answer is cut off, no JSON, or does not follow a Pydantic class;
+                with `function_calling` what does not follow it is Pydantic's `ValidationError`, and an answer in words
+                is None.
         """
+        bound: Runnable[LanguageModelInput, AIMessage]
         if method == "function_calling":
-            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
-        bound = self.bind(**asking_for(schema, method, strict), **kwargs)
-        return reading(bound, schema, include_raw=include_raw)
+            traced = {"kwargs": {"method": method}, "schema": schema}
+            bound = self.bind_tools(
+                [schema], tool_choice="any", strict=strict, ls_structured_output_format=traced, **kwargs
+            )
+        else:
+            bound = self.bind(**asking_for(schema, method, strict), **kwargs)
+        return reading(bound, parser_of(schema, method), include_raw=include_raw)
 
 
 def _tool_choice(choice: str | bool | dict[str, Any], names: list[str]) -> str | dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import (
     AIMessage,
@@ -18,14 +20,19 @@ from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, Us
 from langchain_core.messages.tool import tool_call as create_tool_call
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers.openai_tools import make_invalid_tool_call, parse_tool_call
+from langchain_core.utils.json import parse_partial_json
 
-from smallfirst.router.answer import Receipt
+from smallfirst.router.answer import AnswerStream, Receipt
 from smallfirst.router.wire import Usage
 
-# Parts of an assistant message that go elsewhere on the wire (calls), or nowhere: a model's thoughts are its own.
+# Parts of an assistant message that go elsewhere on the wire (calls), or nowhere: a model's thoughts and what a
+# provider's own tools did for it are its own.
 _NOT_CONTENT = frozenset(
     {"reasoning", "thinking", "redacted_thinking", "tool_call", "invalid_tool_call", "tool_call_chunk"}
+    | {"server_tool_call", "server_tool_call_chunk", "server_tool_result"}
 )
+# What a message's calls are told of one that its limit cut.
+_CUT = "The call is cut off: the answer reached its limit of tokens."
 _ATTACHED = "The result is attached to the next message."
 # The names under which servers report what a model thought.
 _REASONING_FIELDS = ("reasoning_content", "reasoning")
@@ -39,11 +46,19 @@ def to_wire(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """
     converted = convert_to_openai_messages([_plain(message) for message in messages])
     assert isinstance(converted, list)  # it was given a list
+    unread = {
+        call["id"]: call
+        for message in messages
+        if isinstance(message, AIMessage)
+        for call in message.invalid_tool_calls
+    }
     wire: list[dict[str, Any]] = []
     attached: list[dict[str, Any]] = []
     for one in converted:
         message = one
         if message["role"] == "tool":
+            if message.get("tool_call_id") in unread:
+                _add_call(wire, unread[message["tool_call_id"]])
             message, media = _without_media(message)
             attached += media
         elif attached:
@@ -54,7 +69,10 @@ def to_wire(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 
 
 def _plain(message: BaseMessage) -> BaseMessage:
-    """Return an assistant's message without the parts that are no content on the wire, and files with a name."""
+    """Return a message in the forms that LangChain's own translation knows.
+
+    An assistant's is without the parts that are no content on the wire; files have a name, and plain texts are text.
+    """
     if isinstance(message.content, str):
         return message
     kept: list[Any] = []
@@ -62,8 +80,23 @@ def _plain(message: BaseMessage) -> BaseMessage:
         if not isinstance(block, dict):
             kept.append(block)
         elif not (isinstance(message, AIMessage) and block.get("type") in _NOT_CONTENT):
-            kept.append(_named(block))
+            kept.append(_as_text(block) or _named(block))
     return message.model_copy(update={"content": kept})
+
+
+def _add_call(wire: list[dict[str, Any]], call: InvalidToolCall) -> None:
+    """Give a call that could not be read back to who made it: its result would have no call else."""
+    caller = next((message for message in reversed(wire) if message["role"] == "assistant"), None)
+    if caller is not None:
+        function = {"name": call["name"] or "", "arguments": call["args"] or ""}
+        calls = [*caller.get("tool_calls", ()), {"id": call["id"], "type": "function", "function": function}]
+        caller["tool_calls"] = calls
+
+
+def _as_text(block: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a plain text (LangChain's standard content) as a part of text; None for what is none."""
+    plain = block.get("type") == "text-plain" and isinstance(block.get("text"), str)
+    return {"type": "text", "text": block["text"]} if plain else None
 
 
 def _named(block: dict[str, Any]) -> dict[str, Any]:
@@ -101,16 +134,7 @@ def _from_choice(
     choice: dict[str, Any], body: dict[str, Any], receipt: Receipt, usage: UsageMetadata | None
 ) -> AIMessage:
     message = choice["message"]
-    calls: list[ToolCall] = []
-    invalid: list[InvalidToolCall] = []
-    for raw in message.get("tool_calls") or ():
-        try:
-            parsed = parse_tool_call(raw, return_id=True)
-        except OutputParserException as exc:
-            invalid.append(make_invalid_tool_call(raw, str(exc)))
-        else:
-            if parsed is not None:
-                calls.append(create_tool_call(name=parsed["name"], args=parsed["args"], id=parsed["id"]))
+    calls, invalid = _calls(message, cut=choice.get("finish_reason") == "length")
     metadata = response_metadata(body, receipt, choice.get("finish_reason"))
     if choice.get("logprobs"):
         metadata["logprobs"] = choice["logprobs"]
@@ -125,6 +149,32 @@ def _from_choice(
         additional_kwargs=_additional(message),
         response_metadata=metadata,
     )
+
+
+def _calls(message: dict[str, Any], *, cut: bool) -> tuple[list[ToolCall], list[InvalidToolCall]]:
+    """Return a reply's calls, and those that cannot be read; a cut answer may have one without any arguments."""
+    calls: list[ToolCall] = []
+    invalid: list[InvalidToolCall] = []
+    for raw in message.get("tool_calls") or ():
+        if cut and "function" in raw and not _is_whole(raw["function"].get("arguments")):
+            invalid.append(make_invalid_tool_call(raw, _CUT))
+            continue
+        try:
+            parsed = parse_tool_call(raw, return_id=True)
+        except OutputParserException as exc:
+            invalid.append(make_invalid_tool_call(raw, str(exc)))
+        else:
+            if parsed is not None:
+                calls.append(create_tool_call(name=parsed["name"], args=parsed["args"], id=parsed["id"]))
+    return calls, invalid
+
+
+def _is_whole(arguments: str | None) -> bool:
+    try:
+        json.loads(arguments or "", strict=False)
+    except json.JSONDecodeError:
+        return False
+    return True
 
 
 def _additional(message: dict[str, Any]) -> dict[str, Any]:
@@ -167,12 +217,62 @@ def from_chunk(chunk: dict[str, Any], request_id: str) -> AIMessageChunk | None:
     )
 
 
-def last_chunk(receipt: Receipt, model_name: str) -> AIMessageChunk:
-    """Return the empty chunk that ends a stream: it carries what is known only then."""
-    metadata = response_metadata({"model": model_name}, receipt, None)
-    return AIMessageChunk(
-        content="", id=receipt.request_id, response_metadata=metadata, chunk_position="last"
-    )
+class StreamReader:
+    """Reads a stream's chunks as messages.
+
+    Args:
+        stream: It is not read from here; its receipt is.
+    """
+
+    def __init__(self, stream: AnswerStream) -> None:
+        self._stream = stream
+        self._model = ""
+        self._index: int | None = None
+        self._arguments = ""
+
+    def read(self, raw: bytes) -> AIMessageChunk | None:
+        """Return the message of a chunk; None where it adds nothing."""
+        chunk = msgspec.json.decode(raw)
+        self._model = chunk.get("model") or self._model
+        message = from_chunk(chunk, self._stream.receipt.request_id)
+        if message is None:
+            return None
+        for call in message.tool_call_chunks:
+            if call["index"] != self._index:
+                self._index, self._arguments = call["index"], ""
+            self._arguments += call["args"] or ""
+        if message.response_metadata.get("finish_reason") == "length" and self._is_cut:
+            end = tool_call_chunk(name=None, args=_spoiling(self._arguments), id=None, index=self._index)
+            update = {"tool_call_chunks": [*message.tool_call_chunks, end]}
+            return AIMessageChunk(**{**dict(message), **update, "tool_calls": [], "invalid_tool_calls": []})
+        return message
+
+    def last(self) -> AIMessageChunk:
+        """Return the empty chunk that ends a stream: it carries what is known only then."""
+        receipt = self._stream.receipt
+        metadata = response_metadata({"model": self._model or receipt.model}, receipt, None)
+        return AIMessageChunk(
+            content="", id=receipt.request_id, response_metadata=metadata, chunk_position="last"
+        )
+
+    @property
+    def _is_cut(self) -> bool:
+        return self._index is not None and not _is_whole(self._arguments)
+
+
+def _spoiling(arguments: str) -> str:
+    """Return what is added to a cut call's arguments, so that the call is an invalid one.
+
+    LangChain closes what is open when it adds a stream up, and would run half a call as if it were a whole one.
+    """
+    for end in ("]", "}", '"]', '"}', '""]'):
+        try:
+            found = parse_partial_json(arguments + end)
+        except json.JSONDecodeError:
+            return end
+        if not isinstance(found, dict):
+            return end
+    return '""}'
 
 
 def response_metadata(body: dict[str, Any], receipt: Receipt, finish_reason: str | None) -> dict[str, Any]:
@@ -201,6 +301,8 @@ def usage_metadata(wire: dict[str, Any] | None) -> UsageMetadata | None:
     heard = (wire.get("prompt_tokens_details") or {}).get("audio_tokens")
     said = (wire.get("completion_tokens_details") or {}).get("audio_tokens")
     taken = InputTokenDetails(cache_read=usage.cached_tokens)
+    if usage.cache_write_tokens:
+        taken["cache_creation"] = usage.cache_write_tokens
     given = OutputTokenDetails(reasoning=usage.reasoning_tokens)
     if heard is not None:
         taken["audio"] = heard

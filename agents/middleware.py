@@ -62,9 +62,9 @@ class SmallFirstMiddleware(AgentMiddleware[SmallFirstState[ResponseT], ContextT,
 
     It sets `model` of calls whose chat model says `auto`, by `rules`. Whoever named a policy or a model keeps it, and
     so does whoever asked for `privacy="local"`, or whose gateway in this process has a default policy that keeps
-    requests in the house. Every decision is in the state's `smallfirst`, and in `response_metadata["smallfirst"]` of
-    the message it led to. The chat model is a `ChatSmallFirst`; another one whose `model` is `auto` (say, `ChatOpenAI`
-    pointing at a proxy) works as well, but its receipts are not seen.
+    requests in the house or looks for personal data. Every decision is in the state's `smallfirst`, and in
+    `response_metadata["smallfirst"]` of the message it led to. The chat model is a `ChatSmallFirst`; another one whose
+    `model` is `auto` (say, `ChatOpenAI` pointing at a proxy) works as well, but its receipts are not seen.
 
     The session of requests is LangGraph's thread.
 
@@ -110,6 +110,9 @@ class SmallFirstMiddleware(AgentMiddleware[SmallFirstState[ResponseT], ContextT,
             )
         if isinstance(request.model, ChatSmallFirst) and request.model.stays_local:
             return replace(choice, model="auto", why="requests stay in the house", escalated=False)
+        if isinstance(request.model, ChatSmallFirst) and request.model.screens:
+            why = "the policy looks for personal data"
+            return replace(choice, model="auto", why=why, escalated=False)
         return choice
 
 

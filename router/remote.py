@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -13,9 +14,11 @@ import msgspec
 from smallfirst.policies import Decision
 
 from .answer import Answer, AnswerStream, Receipt
-from .errors import ModelTimeout, ModelUnavailable, RequestError, StreamBroken, UpstreamError
-from .models.retry import RETRIED_STATUSES, parse_retry_after
+from .classification.request import parse as parse_classify
+from .errors import ModelTimeout, ModelUnavailable, StreamBroken, UpstreamError
+from .ledger.report import Report
 from .models.sse import SSEParser
+from .remote_errors import error_of, stream_error
 from .wire import ChatRequest, Usage
 
 
@@ -27,6 +30,11 @@ class RemoteGateway:
         api_key: Its key, where it asks for one.
         timeout: Seconds without a byte until a call fails.
         transport: Replaces the network; meant for tests.
+
+    Raises, when called:
+        RequestError: The same kinds as `Gateway`'s, by the proxy's status, type and code. A cloud's own error behind
+            the proxy is an `UpstreamError`, or what its type says. `ModelUnavailable`: the proxy cannot be reached;
+            `ModelTimeout`: it fell silent.
     """
 
     def __init__(
@@ -55,19 +63,25 @@ class RemoteGateway:
     async def complete(self, request: ChatRequest | Mapping[str, Any] | str, **fields: Any) -> Answer:
         """Answer in one piece; see `Gateway.complete`."""
         response = await self._send(ChatRequest.of(request, fields, stream=False), stream=False)
-        body = msgspec.json.decode(response.content)
-        return Answer(body, Receipt.from_headers(response.headers))
+        body = self._decoded(response)
+        return Answer(body, Receipt.from_headers(response.headers), Usage.from_wire(body.get("usage")))
 
     async def stream(self, request: ChatRequest | Mapping[str, Any] | str, **fields: Any) -> AnswerStream:
         """Answer in pieces; see `Gateway.stream`."""
-        response = await self._send(ChatRequest.of(request, fields, stream=True), stream=True)
-        return AnswerStream(_RemoteStream(response))
+        parsed = ChatRequest.of(request, fields, stream=True)
+        options = parsed.fields.stream_options
+        counts = options is not None and options.include_usage
+        if not counts:
+            # The receipt's cost comes with the usage.
+            wanted = {**(parsed.body.get("stream_options") or {}), "include_usage": True}
+            parsed = ChatRequest.of(parsed, {"stream_options": wanted}, stream=True)
+        return AnswerStream(_RemoteStream(await self._send(parsed, stream=True), counts=counts))
 
     async def route(self, request: ChatRequest | Mapping[str, Any] | str, **fields: Any) -> Decision:
         """Return the decision alone; see `Gateway.route`."""
         parsed = ChatRequest.of(request, fields, stream=None)
         response = await self._post(f"{self._base}/route", parsed.body, parsed.headers, stream=False)
-        body = msgspec.json.decode(response.content)
+        body = self._decoded(response)
         return msgspec.convert({**body, "code": body["reason_code"]}, Decision)
 
     async def classify(
@@ -80,6 +94,8 @@ class RemoteGateway:
         **fields: Any,
     ) -> list[tuple[dict[str, Any], Receipt]]:
         """Label texts; see `Gateway.classify`. A proxy with keys knows the tenant by the key."""
+        texts = text if isinstance(text, str) else list(text)
+        wanted = parse_classify({**fields, "text": texts, "labels": list(labels)})
         body = {
             **fields,
             "labels": list(labels),
@@ -90,23 +106,24 @@ class RemoteGateway:
             # A request each: so each has its own receipt.
             url = f"{self._base}/classify"
             response = await self._post(url, {**body, "text": one}, headers or {}, stream=False)
-            result = msgspec.json.decode(response.content)
-            del result["object"]
-            return result, Receipt.from_headers(response.headers)
+            result = self._decoded(response)
+            return {key: value for key, value in result.items() if key != "object"}, Receipt.from_headers(
+                response.headers
+            )
 
-        return await asyncio.gather(*(label(one) for one in ([text] if isinstance(text, str) else text)))
+        return await asyncio.gather(*(label(one) for one in wanted.texts))
 
     async def embed(self, model: str, texts: Sequence[str]) -> tuple[list[list[float]], int]:
         """Return a vector for each text, and how many tokens they have together; see `Gateway.embed`."""
         body = {"model": model, "input": list(texts)}
         response = await self._post(f"{self._base}/embeddings", body, {}, stream=False)
-        found = msgspec.json.decode(response.content)
+        found = self._decoded(response)
         return [row["embedding"] for row in found["data"]], found["usage"]["prompt_tokens"]
 
     async def model_owners(self) -> dict[str, str]:
         """Return what may be put into `model`, and where it runs: `local`, `cloud`, or `smallfirst` decides."""
         response = await self._send_message(self._client.build_request("GET", f"{self._base}/models"))
-        return {model["id"]: model["owned_by"] for model in msgspec.json.decode(response.content)["data"]}
+        return {model["id"]: model["owned_by"] for model in self._decoded(response)["data"]}
 
     async def feedback(
         self,
@@ -121,14 +138,54 @@ class RemoteGateway:
         if comment is not None:
             body["comment"] = comment
         response = await self._post(f"{self._base}/feedback", body, {}, stream=False)
-        return float(msgspec.json.decode(response.content)["score"])
+        return float(self._decoded(response)["score"])
 
     async def forget(self, *, tenant: str = "default", namespace: str | None = None) -> int:
         """Forget cached answers; see `Gateway.forget`. A proxy with keys knows the tenant by the key."""
         params = {"tenant": tenant} | ({} if namespace is None else {"namespace": namespace})
         message = self._client.build_request("DELETE", f"{self._base}/cache", params=params)
         response = await self._send_message(message)
-        return int(msgspec.json.decode(response.content)["deleted"])
+        return int(self._decoded(response)["deleted"])
+
+    async def report(
+        self,
+        *,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        by: Sequence[str] = ("model", "route"),
+        tenant: str | None = None,
+    ) -> Report:
+        """Add the proxy's ledger up; see `Gateway.report`. A proxy with keys knows the tenant by the key.
+
+        `steps` and `routes` are empty: they are for charts, and stay with the ledger.
+
+        Raises:
+            RequestError: A time or a group is none (status 400), or the ledger cannot be read (503).
+        """
+        times = {"since": since, "until": until}
+        params = {
+            name: time if isinstance(time, str) else time.isoformat()
+            for name, time in times.items()
+            if time is not None
+        }
+        params |= {"by": ",".join(by)} | ({} if tenant is None else {"tenant": tenant})
+        message = self._client.build_request("GET", f"{self._base}/report", params=params)
+        response = await self._send_message(message)
+        body = self._decoded(response)
+        return msgspec.convert({**body, "steps": [], "routes": []}, Report)
+
+    def _decoded(self, response: httpx.Response) -> dict[str, Any]:
+        try:
+            body = msgspec.json.decode(response.content)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise self._no_proxy() from exc
+        if not isinstance(body, dict):
+            raise self._no_proxy()
+        return body
+
+    def _no_proxy(self) -> UpstreamError:
+        message = f"What answers at {self._base} is no smallfirst proxy: is the address right, with /v1?"
+        return UpstreamError(message, status=502)
 
     async def _send(self, request: ChatRequest, *, stream: bool) -> httpx.Response:
         return await self._post(self._url, request.body, request.headers, stream=stream)
@@ -150,7 +207,7 @@ class RemoteGateway:
             if response.status_code != httpx.codes.OK:
                 await response.aread()
                 await response.aclose()
-                raise _error(response)
+                raise error_of(response)
         except httpx.TimeoutException as exc:
             raise ModelTimeout(f"The proxy at {self._base} did not answer in time.") from exc
         except httpx.TransportError as exc:
@@ -159,11 +216,12 @@ class RemoteGateway:
 
 
 class _RemoteStream:
-    """Chunks of a proxy's event stream."""
+    """Chunks of a proxy's event stream; the one with nothing but the usage only where the caller asked for it."""
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: httpx.Response, *, counts: bool) -> None:
         self.receipt = Receipt.from_headers(response.headers)
-        self.usage: Usage | None = None  # it is in the chunks, where the caller asked for it
+        self.usage: Usage | None = None  # known once a chunk says it
+        self._counts = counts
         self._response = response
         self._chunks = self._read()
 
@@ -174,6 +232,15 @@ class _RemoteStream:
         await self._chunks.aclose()
         await self._response.aclose()
 
+    def _takes(self, chunk: dict[str, Any]) -> bool:
+        """Read what a chunk says of the answer's usage and cost; returns whether the caller gets to see it."""
+        self.usage = Usage.from_wire(chunk.get("usage")) or self.usage
+        if "smallfirst" in chunk:
+            # A proxy of another version may say other things.
+            with suppress(msgspec.ValidationError):
+                self.receipt = msgspec.convert(chunk["smallfirst"], Receipt)
+        return self._counts or bool(chunk.get("choices")) or chunk.get("usage") is None
+
     async def _read(self) -> AsyncGenerator[bytes]:
         parser = SSEParser()
         try:
@@ -182,33 +249,11 @@ class _RemoteStream:
                     if event == b"[DONE]":
                         return
                     if event.startswith(b'{"error"'):
-                        raise _stream_error(event)
-                    yield event
+                        raise stream_error(event)
+                    if b'"usage"' not in event or self._takes(msgspec.json.decode(event)):
+                        yield event
         except httpx.TimeoutException as exc:
             raise ModelTimeout("The proxy fell silent in the middle of its answer.") from exc
         except httpx.TransportError as exc:
             raise StreamBroken("The connection to the proxy broke in the middle of its answer.") from exc
         raise StreamBroken("The proxy's answer ended before it was complete.")
-
-
-def _stream_error(event: bytes) -> StreamBroken:
-    error = msgspec.json.decode(event)["error"]
-    return StreamBroken(error.get("message") or "The proxy reported an error.", code=error.get("code"))
-
-
-def _error(response: httpx.Response) -> RequestError:
-    """Return the proxy's error as one of ours, with its status."""
-    try:
-        error = msgspec.json.decode(response.content)["error"]
-    except (msgspec.DecodeError, KeyError, TypeError):
-        error = {"message": f"The proxy answered {response.status_code}."}
-    message, status = error.get("message") or "", response.status_code
-    failure: RequestError
-    if status in RETRIED_STATUSES:
-        after = parse_retry_after(response.headers, datetime.now(UTC))
-        failure = UpstreamError(message, status=status, error=error, retry_after=after)
-    else:
-        failure = RequestError(message, param=error.get("param"), code=error.get("code"))
-        failure.status = status
-    failure.type = error.get("type") or failure.type
-    return failure

@@ -48,9 +48,12 @@ def flaw(body: Mapping[str, Any], fields: ChatFields) -> str | None:
 def _flaw_of_choice(choice: Mapping[str, Any], fields: ChatFields) -> str | None:
     message = choice.get("message") or {}
     calls = message.get("tool_calls") or ()
-    if not (calls or wants_json(fields) or must_call(fields)):
+    cut = choice.get("finish_reason") == "length"
+    # A call that was cut before there was anything of it to tell.
+    nothing = cut and may_call(fields) and not message.get("content")
+    if not (calls or wants_json(fields) or must_call(fields) or nothing):
         return None
-    if choice.get("finish_reason") == "length":
+    if cut:
         return "its answer is cut off"
     if calls:
         return next((found for call in calls if (found := _flaw_of_call(call, fields)) is not None), None)

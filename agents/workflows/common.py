@@ -28,6 +28,14 @@ def options(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def count(text: str) -> int:
+    """Read an option that is a number of things: at least one."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("expected at least 1")
+    return number
+
+
 def run(
     work: Work, parser: argparse.ArgumentParser, argv: Sequence[str] | None, gateway: SyncGateway | None
 ) -> int:

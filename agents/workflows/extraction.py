@@ -27,7 +27,7 @@ from smallfirst.agents import BillCallback, ChatSmallFirst
 from smallfirst.router.errors import RequestError
 from smallfirst.router.sync import SyncGateway
 
-from .common import DATA, options, run
+from .common import DATA, count, options, run
 
 PROMPT = "Copy the fields out of the text. Do not add anything that the text does not say."
 
@@ -41,11 +41,48 @@ class Invoice(BaseModel):
     currency: Literal["EUR", "USD", "NOK"]
 
 
-def read_texts(path: Path | None) -> list[str]:
-    """Return the texts: of JSON lines their `text`, else each line."""
-    lines = (path or DATA / "invoices.jsonl").read_text().splitlines()
-    rows = [line for line in lines if line.strip()]
-    return [json.loads(row)["text"] if row.startswith("{") else row for row in rows]
+def read_texts(path: str | None) -> list[str]:
+    """Return the texts: of JSON lines their `text`, else each line.
+
+    Raises:
+        ArgumentTypeError: The file cannot be read, or a line of JSON has no `text`; says which.
+    """
+    lines = (DATA / "invoices.jsonl").read_text().splitlines() if path is None else _read(path).splitlines()
+    return [_text_of(line, number) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def read_schema(path: str) -> dict[str, Any]:
+    """Return a JSON schema.
+
+    Raises:
+        ArgumentTypeError: The file cannot be read, or it is no JSON schema with a title.
+    """
+    try:
+        schema = json.loads(_read(path))
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"{path} is not valid JSON: {exc}") from exc
+    if not isinstance(schema, dict) or not isinstance(schema.get("title"), str):
+        raise argparse.ArgumentTypeError(f"{path} is no JSON schema with a `title`: that is its name")
+    return schema
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise argparse.ArgumentTypeError(f"cannot read {path}: {exc}") from exc
+
+
+def _text_of(line: str, number: int) -> str:
+    if not line.startswith("{"):
+        return line
+    try:
+        text = json.loads(line)["text"]
+    except (ValueError, KeyError):
+        text = None
+    if not isinstance(text, str):
+        raise argparse.ArgumentTypeError(f"line {number} is no JSON object with a `text`")
+    return text
 
 
 async def extract(
@@ -79,7 +116,7 @@ async def extract(
             row: dict[str, Any] = {}
             async with gate:
                 for reader in readers:
-                    row = await _read(text, reader, bill)
+                    row = await _ask(text, reader, bill)
                     if not (row.get("doubtful") or "error" in row):
                         break
             print(json.dumps(row, ensure_ascii=False))
@@ -89,7 +126,7 @@ async def extract(
         return list(await asyncio.gather(*(read(text) for text in texts)))
 
 
-async def _read(text: str, reader: Runnable[Any, Any], bill: BillCallback) -> dict[str, Any]:
+async def _ask(text: str, reader: Runnable[Any, Any], bill: BillCallback) -> dict[str, Any]:
     try:
         found = await reader.ainvoke([SystemMessage(PROMPT), HumanMessage(text)], {"callbacks": [bill]})
     except RequestError as exc:
@@ -105,8 +142,8 @@ async def _read(text: str, reader: Runnable[Any, Any], bill: BillCallback) -> di
 def extraction(args: argparse.Namespace, gateway: SyncGateway) -> None:
     """Extract, and print rows and the bill."""
     bill = BillCallback()
-    schema = json.loads(args.schema.read_text()) if args.schema else Invoice
-    rows = asyncio.run(extract(read_texts(args.input), schema, gateway, bill, args.at_once))
+    texts = read_texts(None) if args.input is None else args.input
+    rows = asyncio.run(extract(texts, args.schema or Invoice, gateway, bill, args.at_once))
     failed, doubtful = (sum(name in row for row in rows) for name in ("error", "doubtful"))
     print(f"{len(rows)} texts, {failed} without a result, {doubtful} doubtful.\n{bill.bill}", file=sys.stderr)
 
@@ -115,10 +152,15 @@ def main(argv: Sequence[str] | None = None, *, gateway: SyncGateway | None = Non
     """Run it; see the module."""
     parser = options(__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument(
-        "--input", type=Path, help="JSON lines with `text`, or plain lines; default: some invoices"
+        "--input",
+        type=read_texts,
+        metavar="FILE",
+        help="JSON lines with `text`, or plain lines; default: some invoices",
     )
-    parser.add_argument("--schema", type=Path, help="a JSON schema with a title; default: an invoice's")
-    parser.add_argument("--at-once", type=int, default=4, help="requests at the same time; default: 4")
+    parser.add_argument(
+        "--schema", type=read_schema, metavar="FILE", help="a JSON schema with a title; default: an invoice's"
+    )
+    parser.add_argument("--at-once", type=count, default=4, help="requests at the same time; default: 4")
     return run(extraction, parser, argv, gateway)
 
 

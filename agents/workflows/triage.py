@@ -24,7 +24,7 @@ from pydantic import Field
 from smallfirst.agents import BillCallback, ChatSmallFirst
 from smallfirst.router.sync import SyncGateway
 
-from .common import DATA, options, run
+from .common import DATA, count, options, run
 
 ORDERS = {
     "1001": "two kayak paddles, sent on 3 March, at the parcel shop",
@@ -120,7 +120,7 @@ def triage(args: argparse.Namespace, gateway: SyncGateway) -> None:
 def main(argv: Sequence[str] | None = None, *, gateway: SyncGateway | None = None) -> int:
     """Run it; see the module."""
     parser = options(__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--limit", type=int, help="tickets; default: all")
+    parser.add_argument("--limit", type=count, help="tickets; default: all")
     return run(triage, parser, argv, gateway)
 
 

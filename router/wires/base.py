@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -31,8 +32,20 @@ class Events(Protocol):
         """
         ...
 
-    def end(self, usage: Usage) -> bytes:
+    async def settle(self, usage: Usage) -> None:
+        """Do what must be done before the answer is said to be whole.
+
+        Raises:
+            StreamBroken: The answer is not whole.
+        """
+        ...
+
+    def end(self, usage: Usage, receipt: Receipt | None = None) -> bytes:
         """Return the events that complete the answer.
+
+        Args:
+            usage: The answer's tokens.
+            receipt: The answer's, with what it cost; None leaves it out.
 
         Raises:
             StreamBroken: The answer is not whole.
@@ -60,6 +73,10 @@ class Call(Protocol):
         """
         ...
 
+    async def settle(self, answer: Answer, reply: dict[str, Any]) -> None:
+        """Do what must be done before a whole answer is sent; it may change `reply`, which `reply()` returned."""
+        ...
+
     def events(self, receipt: Receipt, usage: Usage) -> Events:
         """Return what translates a streamed answer.
 
@@ -68,6 +85,21 @@ class Call(Protocol):
             usage: The prompt's tokens, estimated.
         """
         ...
+
+
+class NothingToSettle:
+    """For wires that keep nothing."""
+
+    __slots__ = ()
+
+    async def settle(self, *_: object) -> None:
+        """Do nothing."""
+
+
+def receipt_field(receipt: Receipt | None) -> dict[str, Any]:
+    """Return the field of a stream's last event that says who answered, why and for how much, as the headers of an
+    answer in one piece do: when a stream's headers are sent, its cost is not known yet."""
+    return {} if receipt is None else {"smallfirst": asdict(receipt)}
 
 
 def typed(body: dict[str, Any], fields: type[S]) -> S:

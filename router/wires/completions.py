@@ -12,7 +12,7 @@ import msgspec
 from ..answer import Answer, Receipt
 from ..errors import RequestError, StreamBroken, UpstreamError
 from ..wire import ChatRequest, Usage, decode_object
-from .base import UNKNOWN_USAGE, refuse, renamed, typed, without
+from .base import UNKNOWN_USAGE, NothingToSettle, receipt_field, refuse, renamed, typed, without
 from .upstream import Piece, Said, WholeChoice, choices_of, pieces_of
 
 MOST_PROMPTS = 64
@@ -42,7 +42,7 @@ _FOREIGN = ("messages", "tools", "functions", "response_format")
 
 
 @dataclass(frozen=True, slots=True)
-class CompletionCall:
+class CompletionCall(NothingToSettle):
     """A request for one prompt's completions.
 
     Attributes:
@@ -82,7 +82,7 @@ class CompletionCall:
         }
 
 
-class CompletionEvents:
+class CompletionEvents(NothingToSettle):
     """Translates one stream; see `Events`."""
 
     def __init__(self, call: CompletionCall, receipt: Receipt) -> None:
@@ -101,10 +101,10 @@ class CompletionEvents:
         ]
         return _event({**self._base, "choices": shown}) if shown else b""
 
-    def end(self, usage: Usage) -> bytes:
+    def end(self, usage: Usage, receipt: Receipt | None = None) -> bytes:
         """Return the last events."""
-        last = _event({**self._base, "choices": [], "usage": usage.to_wire()}) if self._wants_usage else b""
-        return last + b"data: [DONE]\n\n"
+        counts = {"choices": [], "usage": usage.to_wire(), **receipt_field(receipt)}
+        return (_event({**self._base, **counts}) if self._wants_usage else b"") + b"data: [DONE]\n\n"
 
     def error(self, exc: RequestError) -> bytes:
         """Return the error event; `[DONE]` does not follow."""

@@ -11,7 +11,17 @@ import msgspec
 from ..answer import Answer, Receipt
 from ..errors import RequestError
 from ..wire import ChatRequest, Usage, decode_object
-from .base import UNKNOWN_USAGE, event, refuse, refuse_several, renamed, typed, without
+from .base import (
+    UNKNOWN_USAGE,
+    NothingToSettle,
+    event,
+    receipt_field,
+    refuse,
+    refuse_several,
+    renamed,
+    typed,
+    without,
+)
 from .conversation import ChatPart, Conversation, text_part
 from .message_fields import (
     AnthropicTool,
@@ -53,7 +63,7 @@ _STOPS = {"length": "max_tokens", "content_filter": "refusal", "tool_calls": "to
 
 
 @dataclass(frozen=True, slots=True)
-class MessagesCall:
+class MessagesCall(NothingToSettle):
     """A request by the Messages API.
 
     Attributes:
@@ -100,7 +110,7 @@ class MessagesCall:
         return _STOPS.get(finish or "", "end_turn"), None
 
 
-class MessagesEvents:
+class MessagesEvents(NothingToSettle):
     """Translates one stream; see `Events`."""
 
     def __init__(self, call: MessagesCall, receipt: Receipt, usage: Usage) -> None:
@@ -116,7 +126,7 @@ class MessagesEvents:
         start = b"" if self._begun else self._start()
         return start + self._shown(self._reader.feed(chunk))
 
-    def end(self, usage: Usage) -> bytes:
+    def end(self, usage: Usage, receipt: Receipt | None = None) -> bytes:
         """Return the last events."""
         last = self._shown(self._reader.finish())
         reader = self._reader
@@ -129,7 +139,9 @@ class MessagesEvents:
         delta = {"stop_reason": reason, "stop_sequence": stop}
         return (
             last
-            + event({"type": "message_delta", "delta": delta, "usage": _usage(usage)})
+            + event(
+                {"type": "message_delta", "delta": delta, "usage": _usage(usage), **receipt_field(receipt)}
+            )
             + event({"type": "message_stop"})
         )
 
@@ -353,10 +365,10 @@ def _call_id(receipt: Receipt, at: int) -> str:
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
-    """Return the counts; Anthropic's `input_tokens` are those that were not cached."""
+    """Return the counts; Anthropic's `input_tokens` are those that were neither read from nor written to its cache."""
     return {
-        "input_tokens": max(0, usage.input_tokens - usage.cached_tokens),
-        "cache_creation_input_tokens": 0,
+        "input_tokens": max(0, usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens),
+        "cache_creation_input_tokens": usage.cache_write_tokens,
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.output_tokens,
     }

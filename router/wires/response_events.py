@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..answer import Receipt
 from ..errors import RequestError
 from ..wire import Usage
-from .base import event
+from .base import event, receipt_field
 from .parts import Part, PartReader, Step
 from .response_items import CUT, ItemMaker, content, logprobs_of
 
@@ -37,18 +37,31 @@ class ResponseEvents:
         self._sent = 0
         self._closed = 0
         self._cut = False
+        self._last: list[Step] = []
+        self._ended: dict[str, Any] | None = None
 
     def feed(self, chunk: bytes) -> bytes:
         """Take a chunk."""
         return self._start() + self._steps(self._reader.feed(chunk))
 
-    def end(self, usage: Usage) -> bytes:
-        """Return the last events; the response is kept."""
-        steps = self._reader.finish()
+    async def settle(self, usage: Usage) -> None:
+        """Keep the response, so that the next request finds it."""
+        await self._call.keep(self._whole(usage), self._reader.parts)
+
+    def end(self, usage: Usage, receipt: Receipt | None = None) -> bytes:
+        """Return the last events."""
+        body = self._whole(usage)
         self._cut = self._reader.finish_reason in CUT
-        last = self._start() + self._steps(steps)
-        body = self._call.ended(self._body, self._reader.parts, self._reader.finish_reason, usage)
-        return last + self._event(f"response.{body['status']}", response=body)
+        last = self._start() + self._steps(self._last)
+        # In the response, not beside it: the openai client's helper keeps nothing of an event that it does not know.
+        return last + self._event(f"response.{body['status']}", response=body | receipt_field(receipt))
+
+    def _whole(self, usage: Usage) -> dict[str, Any]:
+        if self._ended is None:
+            self._last = self._reader.finish()
+            parts, finish = self._reader.parts, self._reader.finish_reason
+            self._ended = self._call.ended(self._body, parts, finish, usage)
+        return self._ended
 
     def error(self, exc: RequestError) -> bytes:
         """Return the events that say that the response failed: as its state, and as what clients raise."""

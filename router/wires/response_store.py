@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -14,7 +14,7 @@ from ..errors import ResponseNotFound
 # What an entry takes beside its bytes: the objects' headers and the table's slot.
 _OVERHEAD = 400
 # An entry may take this part of all the room.
-_ENTRIES = 10
+ENTRIES = 10
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -33,8 +33,54 @@ class Stored(msgspec.Struct, frozen=True):
     private: bool = False
 
 
-class ResponseStore:
-    """Keeps responses in this process, apart by tenant.
+class ResponseStore(Protocol):
+    """Keeps responses for a while, apart by tenant."""
+
+    async def put(self, tenant: str, response_id: str, stored: Stored) -> bool:
+        """Keep a response; returns whether it is kept: not one that is too large, nor while the store is down."""
+        ...
+
+    async def get(self, tenant: str, response_id: str, *, param: str | None = None) -> Stored:
+        """Return a response.
+
+        Args:
+            tenant: Whose it is.
+            response_id: Its id.
+            param: The request's field that names it, for the error.
+
+        Raises:
+            ResponseNotFound: The tenant has none of that id, or no longer.
+            ResponsesUnavailable: The store does not answer.
+        """
+        ...
+
+    async def delete(self, tenant: str, response_id: str) -> None:
+        """Forget a response.
+
+        Raises:
+            ResponseNotFound: The tenant has none of that id, or no longer.
+            ResponsesUnavailable: The store does not answer, so that it may still be there.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of the store; what is kept elsewhere stays there."""
+        ...
+
+
+def not_found(response_id: str, param: str | None = None) -> ResponseNotFound:
+    """Return the error for a response that is not there.
+
+    Args:
+        response_id: Its id.
+        param: The request's field that names it.
+    """
+    code = "previous_response_not_found" if param else None
+    return ResponseNotFound(f"There is no response '{response_id[:100]}' (any more).", param=param, code=code)
+
+
+class MemoryResponses:
+    """Keeps responses in this process; see `ResponseStore`.
 
     Where room is needed, the tenant that holds most gives way, and of its responses that which was not used for
     longest: nobody can push the others out.
@@ -63,7 +109,7 @@ class ResponseStore:
         """What the entries take."""
         return self._bytes
 
-    def put(self, tenant: str, response_id: str, stored: Stored) -> None:
+    async def put(self, tenant: str, response_id: str, stored: Stored) -> bool:
         """Keep a response, unless it takes more than a tenth of all the room."""
         key = (tenant, response_id)
         if key in self._entries:
@@ -71,8 +117,8 @@ class ResponseStore:
         self._drop_expired()
         value = msgspec.json.encode(stored)
         size = _size(key, value)
-        if size * _ENTRIES > self._max_bytes:
-            return
+        if size * ENTRIES > self._max_bytes:
+            return False
         self._entries[key] = (value, self._clock() + self._ttl)
         self._used.setdefault(tenant, OrderedDict())[response_id] = None
         self._held[tenant] = self._held.get(tenant, 0) + size
@@ -80,39 +126,27 @@ class ResponseStore:
         while self._bytes > self._max_bytes:
             most = max(self._held, key=self._held.__getitem__)
             self._drop((most, next(iter(self._used[most]))))
+        return True
 
-    def get(self, tenant: str, response_id: str, *, param: str | None = None) -> Stored:
-        """Return a response.
-
-        Args:
-            tenant: Whose it is.
-            response_id: Its id.
-            param: The request's field that names it, for the error.
-
-        Raises:
-            ResponseNotFound: The tenant has none of that id, or no longer.
-        """
+    async def get(self, tenant: str, response_id: str, *, param: str | None = None) -> Stored:
+        """Return a response; see `ResponseStore`."""
         key = (tenant, response_id)
         entry = self._entries.get(key)
         if entry is not None and entry[1] <= self._clock():
             self._drop(key)
             entry = None
         if entry is None:
-            code = "previous_response_not_found" if param else None
-            raise ResponseNotFound(
-                f"There is no response '{response_id[:100]}' (any more).", param=param, code=code
-            )
+            raise not_found(response_id, param)
         self._used[tenant].move_to_end(response_id)
         return msgspec.json.decode(entry[0], type=Stored)
 
-    def delete(self, tenant: str, response_id: str) -> None:
-        """Forget a response.
-
-        Raises:
-            ResponseNotFound: The tenant has none of that id, or no longer.
-        """
-        self.get(tenant, response_id)
+    async def delete(self, tenant: str, response_id: str) -> None:
+        """Forget a response; see `ResponseStore`."""
+        await self.get(tenant, response_id)
         self._drop((tenant, response_id))
+
+    async def aclose(self) -> None:
+        """Forget nothing: a gateway may be started again."""
 
     def _drop_expired(self) -> None:
         now = self._clock()

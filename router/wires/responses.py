@@ -85,7 +85,7 @@ class ResponsesCall:
         request: What the gateway is asked.
         echoed: What the answer says again of the request.
         history: The conversation without instructions, as chat messages: what an answer is kept with.
-        store: Where answers are kept; None where this one shall not be.
+        store: Where the answer is kept; None where it shall not be.
         private: Whether the request, and with it all that follows on its answer, must stay in the house.
     """
 
@@ -96,11 +96,15 @@ class ResponsesCall:
     private: bool = False
 
     def reply(self, answer: Answer) -> dict[str, Any]:
-        """Return the `response` object, and keep it."""
+        """Return the `response` object."""
         choice = choices_of(answer.body)[0]
         parts = parts_of(choice)
         body = self.begun(answer.receipt)
         return self.ended(body, parts, choice.finish_reason, answer.usage or UNKNOWN_USAGE)
+
+    async def settle(self, answer: Answer, reply: dict[str, Any]) -> None:
+        """Keep the response."""
+        await self.keep(reply, parts_of(choices_of(answer.body)[0]))
 
     def events(self, receipt: Receipt, usage: Usage) -> ResponseEvents:
         """Return what translates a streamed answer."""
@@ -129,29 +133,34 @@ class ResponsesCall:
     def ended(
         self, begun: dict[str, Any], parts: Sequence[Part], finish: str | None, usage: Usage
     ) -> dict[str, Any]:
-        """Return the `response` object of a whole answer, and keep it."""
+        """Return the `response` object of a whole answer."""
         reason = CUT.get(finish or "")
         items = ItemMaker(begun["id"])
         output = [items.done(part, at) for at, part in enumerate(parts)]
         if reason and output:
             output[-1] |= {"status": "incomplete"}
-        body = begun | {
+        return begun | {
             "status": "incomplete" if reason else "completed",
             "incomplete_details": {"reason": reason} if reason else None,
             "completed_at": None if reason else int(time.time()),
             "output": output,
             "usage": usage_body(usage),
         }
-        if self.store is not None:
-            conversation = Conversation(self.history)
-            add_answer(conversation, [items.named(part, at) for at, part in enumerate(parts)])
-            session = read_hints(self.request).session
-            kept = Stored(body, conversation.messages(), session, self.private)
-            self.store.put(self.request.tenant, body["id"], kept)
-        return body
+
+    async def keep(self, body: dict[str, Any], parts: Sequence[Part]) -> None:
+        """Keep a `response` object with its conversation; where that cannot be, its `store` says so."""
+        if self.store is None:
+            return
+        items = ItemMaker(body["id"])
+        conversation = Conversation(self.history)
+        add_answer(conversation, [items.named(part, at) for at, part in enumerate(parts)])
+        session = read_hints(self.request).session
+        kept = Stored(body, conversation.messages(), session, self.private)
+        if not await self.store.put(self.request.tenant, body["id"], kept):
+            body["store"] = False
 
 
-def parse(
+async def parse(
     raw: bytes | dict[str, Any],
     *,
     headers: dict[str, str],
@@ -171,6 +180,7 @@ def parse(
     Raises:
         InvalidRequest: A field is wrong, or cannot be translated; the message names it.
         ResponseNotFound: `previous_response_id` is none of the tenant's.
+        ResponsesUnavailable: Nobody knows what `previous_response_id` stands for, as the store does not answer.
     """
     body = _with_types(decode_object(raw))
     fields = typed(body, ResponseFields)
@@ -183,7 +193,7 @@ def parse(
     tenant = tenant_of(fields.metadata)
     before = None
     if fields.previous_response_id is not None:
-        before = store.get(tenant, fields.previous_response_id, param="previous_response_id")
+        before = await store.get(tenant, fields.previous_response_id, param="previous_response_id")
     history = _history(fields.input, before.messages if before else [])
     if not history:
         raise refuse("input", "expected a text or at least one item", code="empty_array")
@@ -207,7 +217,10 @@ def usage_body(usage: Usage) -> dict[str, Any]:
     """Return the counts as this wire has them."""
     return {
         "input_tokens": usage.input_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+        },
         "output_tokens": usage.output_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.input_tokens + usage.output_tokens,

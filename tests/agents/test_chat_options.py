@@ -1,6 +1,7 @@
 """What a chat model may be told: time limits, retries, several answers, shared gateways, bills."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -8,8 +9,10 @@ from fixtures import loopback_cloud as lc
 from fixtures.loopback_cloud import LoopbackCloud
 from fixtures.sensible_cloud import saying
 from fixtures.serving import CLOUD, EASY, HARD, LOCAL, MakeSettings, Served
+from langchain_core.caches import InMemoryCache
+from langchain_core.load import dumps
 from langchain_core.messages import HumanMessage, trim_messages
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from smallfirst.agents import BillCallback, ChatSmallFirst
 from smallfirst.router.errors import ModelTimeout, UpstreamError
@@ -169,6 +172,27 @@ async def test_a_bill_of_what_was_awaited(gateway: SyncGateway, cloud: LoopbackC
     bill = BillCallback()
     await aask_all(ChatSmallFirst(gateway=gateway, temperature=1), bill)
     assert {(line.route, line.requests) for line in bill.bill.lines} == {("local", 1), ("cloud", 2)}
+
+
+def test_an_answer_of_langchains_cache_is_on_the_bill_once(
+    gateway: SyncGateway, cloud: LoopbackCloud
+) -> None:
+    bill = BillCallback()
+    chat = on_cloud(gateway, cache=InMemoryCache())
+    texts = [chat.invoke("Hi", {"callbacks": [bill]}).text for _ in range(2)]
+    assert (len(set(texts)), len(cloud.requests), bill.bill.total.requests) == (1, 1, 1)
+
+
+def test_a_deep_copy_shares_the_gateway_and_nothing_else(gateway: SyncGateway, cloud: LoopbackCloud) -> None:
+    chat = on_cloud(gateway, labels=["a"])
+    other = deepcopy(chat)
+    other.labels.append("b")
+    assert (other.invoke("Hi").text, chat.labels) == ("Paris is the answer.", ["a"])
+
+
+def test_settings_are_not_in_a_models_text(make_settings: MakeSettings) -> None:
+    chat = ChatSmallFirst(settings=make_settings(), api_key=SecretStr("sk-own"))
+    assert not [word for word in ("ledger.db", "127.0.0.1", "sk-") if word in repr(chat) + dumps(chat)]
 
 
 @pytest.mark.parametrize("way", ["in this process", "over a proxy"])

@@ -174,6 +174,24 @@ def test_a_tool_round_trip(make_chat: MakeChat, cloud: LoopbackCloud, model: str
         assert cloud.requests[-1].body["messages"][1]["tool_calls"][0]["function"]["name"] == "weather"
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("limit", [1, 3, 8, 18, 20])
+def test_a_forced_call_that_is_cut_is_neither_words_nor_a_call(
+    make_chat: MakeChat, limit: int, streamed: bool
+) -> None:
+    bound = make_chat(model=LOCAL, max_tokens=limit, temperature=0).bind_tools([weather], tool_choice="any")
+    message: Any = None
+    if streamed:
+        for chunk in bound.stream("Weather in Paris?"):
+            message = chunk if message is None else message + chunk
+    else:
+        message = bound.invoke("Weather in Paris?")
+    assert (message.content, message.tool_calls) == ("", [])
+    assert message.response_metadata["finish_reason"] == "length"
+    # What was written of the arguments is there to look at.
+    assert {call["name"] for call in message.invalid_tool_calls} == ({"weather"} if limit >= 18 else set())
+
+
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
 def test_structured_output_of_the_local_model(
     make_chat: MakeChat, method: Literal["json_schema", "function_calling"]
@@ -197,6 +215,20 @@ def test_structured_output_that_cannot_be_parsed_is_kept_raw(
     assert found["parsing_error"] is not None
 
 
+def test_structured_output_may_be_strict_and_have_fields(make_chat: MakeChat, cloud: LoopbackCloud) -> None:
+    chat = make_chat(model=CLOUD)
+    chat.with_structured_output(
+        Sentiment, method="function_calling", strict=True, include_raw=True, seed=7
+    ).invoke("Hi")
+    sent = cloud.requests[0].body
+    assert (sent["tools"][0]["function"]["strict"], sent["seed"]) == (True, 7)
+
+
+def test_a_providers_own_tool_has_no_name_to_choose(make_chat: MakeChat, cloud: LoopbackCloud) -> None:
+    make_chat(model=CLOUD).bind_tools([weather, {"type": "web_search"}], tool_choice="weather").invoke("Hi")
+    assert [one["type"] for one in cloud.requests[0].body["tools"]] == ["function", "web_search"]
+
+
 def test_errors_are_the_gateways_own(make_chat: MakeChat, cloud: LoopbackCloud) -> None:
     with pytest.raises(ModelNotFound):
         make_chat(model="gpt-9").invoke("Hi")
@@ -211,7 +243,7 @@ def test_errors_are_the_gateways_own(make_chat: MakeChat, cloud: LoopbackCloud) 
 def test_errors_of_a_proxy_keep_their_status(served: Served, cloud: LoopbackCloud) -> None:
     with (
         ChatSmallFirst(base_url=served.base_url, model="gpt-9") as chat,
-        pytest.raises(RequestError) as caught,
+        pytest.raises(ModelNotFound) as caught,
     ):
         chat.invoke("Hi")
     assert (caught.value.status, caught.value.code) == (404, "model_not_found")

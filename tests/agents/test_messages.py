@@ -1,12 +1,15 @@
 """LangChain's messages to OpenAI's wire form and back, as values."""
 
+import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
 
-from smallfirst.agents.messages import from_chunk, from_reply, to_wire, usage_metadata
-from smallfirst.router.answer import Receipt
+from smallfirst.agents.messages import StreamReader, from_chunk, from_reply, to_wire, usage_metadata
+from smallfirst.router.answer import AnswerStream, Receipt
+from smallfirst.router.wire import Usage
 
 RECEIPT = Receipt("req_1", "cloud", "gpt-4.1", "asked for", None, "miss", 0.5, 0.25, 1.0, 1)
 IMAGE = {"type": "image", "base64": "QQ==", "mime_type": "image/png"}
@@ -33,6 +36,8 @@ WIRE_CALL = {"type": "function", "id": "c1", "function": {"name": "look", "argum
         ]),
         (AIMessage([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Yes."}]), "Yes."),
         (AIMessage([{"type": "reasoning", "reasoning": "hm"}]), ""),
+        (AIMessage([{"type": "server_tool_call", "name": "web", "args": {}, "id": "s"}, "Yes."]), "Yes."),
+        (HumanMessage([{"type": "text-plain", "text": "a note", "mime_type": "text/plain"}]), "a note"),
     ],
 )  # fmt: skip
 def test_content_becomes_the_wires(message: BaseMessage, content: Any) -> None:
@@ -88,6 +93,77 @@ def test_a_call_that_cannot_be_read_is_kept_as_such() -> None:
     assert [(one["name"], one["args"], one["id"]) for one in found.invalid_tool_calls] == [
         ("look", '{"at": ', "c1")
     ]
+
+
+def test_the_result_of_a_call_that_could_not_be_read_has_its_call() -> None:
+    unread = {"name": "look", "args": '{"at": ', "id": "c2", "error": "cut", "type": "invalid_tool_call"}
+    asked = AIMessage("", tool_calls=[CALL], invalid_tool_calls=[unread])
+    wire = to_wire([asked, ToolMessage("it", tool_call_id="c1"), ToolMessage("what?", tool_call_id="c2")])
+    calls = [(call["id"], call["function"]["arguments"]) for call in wire[0]["tool_calls"]]
+    assert calls == [("c1", '{"at": "it"}'), ("c2", '{"at": ')]
+    assert "tool_calls" not in to_wire([AIMessage("", invalid_tool_calls=[unread]), HumanMessage("Hm?")])[0]
+
+
+def test_a_cut_call_without_arguments_is_no_call_without_parameters() -> None:
+    """Empty arguments are what a function without parameters is called with."""
+    empty = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": ""}}
+    (whole,) = from_reply(reply({"content": None, "tool_calls": [empty]}), RECEIPT)
+    (cut,) = from_reply(reply({"content": None, "tool_calls": [empty]}, finish_reason="length"), RECEIPT)
+    assert [one["args"] for one in whole.tool_calls] == [{}]
+    assert (cut.tool_calls, [one["name"] for one in cut.invalid_tool_calls]) == ([], ["look"])
+
+
+class Said:
+    """The source of a stream that is read elsewhere."""
+
+    receipt = RECEIPT
+    usage: Usage | None = None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        pass
+
+
+def streamed(*pieces: str, finish: str) -> AIMessageChunk:
+    """A call's arguments in pieces, added up as LangChain does."""
+    reader = StreamReader(AnswerStream(Said()))
+    calls = [{"index": 0, "id": "c1", "function": {"name": "look", "arguments": ""}}]
+    calls += [{"index": 0, "function": {"arguments": piece}} for piece in pieces]
+    deltas: list[tuple[dict[str, Any], str | None]] = [({"tool_calls": [call]}, None) for call in calls]
+    whole = AIMessageChunk(content="")
+    for delta, reason in [*deltas, ({}, finish)]:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        message = reader.read(json.dumps({"model": "m", "choices": [choice]}).encode())
+        whole = whole if message is None else whole + message
+    return whole + reader.last()
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (),
+        ("{",),
+        ('{"at": ',),
+        ('{"at', '": "i'),
+        ('{"at": ["it"',),
+        ('{"at": "a\\',),
+        ('{"at": {"x": [1, ',),
+    ],
+)
+def test_half_a_streamed_call_is_not_run_as_a_whole_one(pieces: tuple[str, ...]) -> None:
+    found = streamed(*pieces, finish="length")
+    assert (found.tool_calls, [one["id"] for one in found.invalid_tool_calls]) == ([], ["c1"])
+    (call,) = found.invalid_tool_calls
+    assert (call["args"] or "").startswith("".join(pieces))
+
+
+@pytest.mark.parametrize("finish", ["length", "tool_calls"])
+def test_a_whole_streamed_call_is_one_however_the_stream_ends(finish: str) -> None:
+    found = streamed('{"at": ', '"it"}', finish=finish)
+    assert [one["args"] for one in found.tool_calls] == [{"at": "it"}]
+    assert found.response_metadata["finish_reason"] == finish
 
 
 def test_several_answers_count_their_tokens_once() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fixtures.loopback_cloud import LoopbackCloud
 from fixtures.sensible_cloud import calling, saying
-from fixtures.serving import CLOUD, EASY, LOCAL, MakeSettings
+from fixtures.serving import CLOUD, EASY, HARD, LOCAL, MakeSettings
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
@@ -19,6 +19,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from pydantic import BaseModel
 
 from smallfirst.agents import ChatSmallFirst, SmallFirstMiddleware, TierRules, choose_tier
+from smallfirst.policies import Policy
 from smallfirst.router.gateway import Gateway
 from smallfirst.router.models.local.model import LocalModel
 
@@ -136,6 +137,18 @@ def test_a_middleware_widens_nothing(
     state = ask(create_agent(make_chat(**fields), [], middleware=[SmallFirstMiddleware(rules)]), EASY)
     assert (state["smallfirst"][0]["why"], state["smallfirst"][0]["route"]) == (why, "local")
     assert cloud.requests == []
+
+
+def test_a_policy_that_looks_for_personal_data_goes_on_looking(
+    make_settings: MakeSettings, local_model: LocalModel, cloud: LoopbackCloud
+) -> None:
+    settings = make_settings(policies={"careful": Policy(pii="redact-and-restore")}, policy="careful")
+    chat = ChatSmallFirst(gateway=Gateway(settings, models={LOCAL: local_model}), model_kwargs=NO_CACHE)
+    rules = TierRules(answer="auto/quality")
+    state = ask(create_agent(chat, [], middleware=[SmallFirstMiddleware(rules)]), f"{HARD} Ask jane@x.org.")
+    chat.close()
+    assert state["smallfirst"][0]["why"] == "the policy looks for personal data"
+    assert [b"jane@x.org" in received.raw for received in cloud.requests] == [False]
 
 
 def test_another_chat_model_is_left_alone() -> None:

@@ -203,3 +203,29 @@ def test_a_workflow_asks_a_proxy(
     said = capsys.readouterr()
     assert f"What the local model cannot do goes to {CLOUD}." in said.err
     assert "All-cloud would have cost $" in said.out
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "said"),
+    [
+        ("--input", None, "cannot read"),
+        ("--input", '{"txt": "a"}', "line 1 is no JSON object with a `text`"),
+        ("--schema", "{", "is not valid JSON"),
+        ("--schema", "{}", "no JSON schema with a `title`"),
+    ],
+)
+def test_a_file_that_is_of_no_use_is_said_to_be(
+    option: str, content: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "given"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit):
+        extraction.main([option, str(path)])
+    assert said in capsys.readouterr().err
+
+
+def test_at_least_one_text_is_read_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        extraction.main(["--at-once", "0"])
+    assert "expected at least 1" in capsys.readouterr().err

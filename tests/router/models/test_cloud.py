@@ -92,6 +92,19 @@ async def test_only_named_headers_go_out_and_the_key_is_ours(cloud: LoopbackClou
     assert "cookie" not in sent
 
 
+@pytest.mark.parametrize(
+    "odd", ["\u00e9", "a\x7f", "a" * 30_000], ids=["not ASCII", "a control character", "long"]
+)
+async def test_a_header_that_a_server_may_not_take_stays_here(
+    cloud: LoopbackCloud, make: MakeModel, odd: str
+) -> None:
+    """A caller could make every call of his fail by one, and the model seem to be down for others."""
+    await make().complete(request({"x-request-id": odd, "tracestate": odd, "traceparent": "00-1-2-01"}))
+    sent = cloud.requests[0].headers
+    assert sent["traceparent"] == "00-1-2-01"
+    assert not {"x-request-id", "tracestate"} & sent.keys()
+
+
 async def test_a_stream_carries_the_text_and_the_usage(cloud: LoopbackCloud, make: MakeModel) -> None:
     chunks = await read(await make().stream(request(stream=True)))
     assert text(chunks) == "Paris is the answer."

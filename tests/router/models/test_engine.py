@@ -34,6 +34,10 @@ class Heard:
         self.ended = threading.Event()
         self.end_seen: End | None = None
         self.error: Exception | None = None
+        self.cpu_seconds = 0.0
+
+    def spent(self, cpu_seconds: float, cached_tokens: int) -> None:
+        self.cpu_seconds = cpu_seconds
 
     def token(self, token: Token) -> bool:
         self.tokens.append(token.id)

@@ -23,6 +23,8 @@ from smallfirst.router.models.local.protocol import (
     Load,
     Outbox,
     Ready,
+    Spent,
+    Stats,
     Submit,
     ToWorker,
     Unusable,
@@ -41,8 +43,10 @@ FROM_WORKER: list[FromWorker] = [
     Ready(2),
     Unusable("damaged"),
     Delta(1, {"delta": {"content": "Hi"}}, {"score": 0.5}),
+    Spent(1, 0.25, 10, 4, 3),
     Done(1, {"vectors": [[0.25, -1.0]]}),
     Failed(2, 400, "no", "input[0]", "empty"),
+    Stats(active=1, cells=64),
 ]
 
 

@@ -47,6 +47,9 @@ def test_retry_after_is_honoured_up_to_the_longest_wait() -> None:
         ("Thu, 01 Jan 2026 00:00:10 GMT", 10.0),
         ("Thu, 01 Jan 2025 00:00:10 GMT", 0.0),
         ("soon", None),
+        ("inf", None),
+        ("nan", None),
+        ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", None),
         ("", None),
     ],
 )

@@ -18,6 +18,9 @@ class Deaf:
     watched = None
     forcing = True
 
+    def spent(self, cpu_seconds: float, cached_tokens: int) -> None:
+        raise NotImplementedError
+
     def token(self, token: Token) -> bool:
         raise NotImplementedError
 

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
+from fixtures.loopback_cloud import DONE
 from fixtures.wired import TOOL_CALL, choice, chunks_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smallfirst.router.answer import Answer, Receipt
-from smallfirst.router.errors import RequestError
+from smallfirst.router.errors import RequestError, StreamBroken
 from smallfirst.router.models.cloud import CloudModel
 from smallfirst.router.models.sse import SSEParser
 from smallfirst.router.settings import CloudModelSettings
@@ -23,7 +25,7 @@ from smallfirst.router.wires.base import Call
 from smallfirst.router.wires.chat import ChatCall
 from smallfirst.router.wires.message_fields import MessagesFields
 from smallfirst.router.wires.response_fields import ResponseFields
-from smallfirst.router.wires.response_store import ResponseStore
+from smallfirst.router.wires.response_store import MemoryResponses
 
 # The machine may be busy: how long something takes is no part of these properties.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -45,9 +47,15 @@ def completion_call(body: dict[str, Any]) -> Call:
 
 
 def response_call(body: dict[str, Any]) -> Call:
-    return responses.parse(
-        {"input": "Hi", **body}, headers={}, tenant_of=lambda _: "a", store=ResponseStore(0, 1.0)
-    )
+    store = MemoryResponses(0, 1.0)
+    parsing = responses.parse({"input": "Hi", **body}, headers={}, tenant_of=lambda _: "a", store=store)
+    # A store in memory makes nobody wait, so no event loop is needed.
+    try:
+        parsing.send(None)
+    except StopIteration as done:
+        call: Call = done.value
+        return call
+    raise AssertionError("it waited")
 
 
 def message_call(body: dict[str, Any]) -> Call:
@@ -223,12 +231,18 @@ ANSWER: dict[str, Any] = {
         for at in range(2)
     ],
 }
-UPSTREAM = b"".join(chunks_of(ANSWER, "tool_calls")) + b"data: [DONE]\n\n"
-TEXT_ALONE = b"".join(chunks_of({"content": ANSWER["content"]})) + b"data: [DONE]\n\n"
+UPSTREAM = b"".join(chunks_of(ANSWER, "tool_calls", usage=USAGE.to_wire())) + DONE
+TEXT_ALONE = b"".join(chunks_of({"content": ANSWER["content"]}, usage=USAGE.to_wire())) + DONE
 
 
 def upstream_of(make: MakeCall) -> bytes:
     return TEXT_ALONE if make is completion_call else UPSTREAM
+
+
+def streaming(make: MakeCall) -> Call:
+    """A request for a stream that says what was used, where that is to be asked for."""
+    options = {"stream_options": {"include_usage": True}} if make in (chat_call, completion_call) else {}
+    return make({"stream": True, **options})
 
 
 def translated(call: Call, pieces: list[bytes]) -> bytes:
@@ -236,7 +250,7 @@ def translated(call: Call, pieces: list[bytes]) -> bytes:
     sent = []
     for piece in pieces:
         sent += [events.feed(data) for data in parser.feed(piece) if data != b"[DONE]"]
-    return b"".join([*sent, events.end(USAGE)])
+    return b"".join([*sent, events.end(USAGE, RECEIPT)])
 
 
 def cut_at(data: bytes, places: list[int]) -> list[bytes]:
@@ -250,14 +264,42 @@ def cut_at(data: bytes, places: list[int]) -> list[bytes]:
 def test_a_stream_gives_the_same_events_wherever_it_is_cut(make: MakeCall, data: st.DataObject) -> None:
     upstream = upstream_of(make)
     places = data.draw(st.lists(st.integers(0, len(upstream)), max_size=12))
-    call = make({"stream": True})
+    call = streaming(make)
     assert events_of(translated(call, cut_at(upstream, places))) == events_of(translated(call, [upstream]))
+
+
+@pytest.mark.parametrize("make", CALLS)
+@unhurried
+@given(data=st.data())
+def test_a_stream_that_breaks_shows_all_that_came_and_never_looks_complete(
+    make: MakeCall, data: st.DataObject
+) -> None:
+    chunks = list(SSEParser().feed(upstream_of(make)))[:-1]
+    chunks = chunks[: data.draw(st.integers(0, len(chunks)))]
+    if data.draw(st.booleans()):
+        # Some servers say with every chunk what was used until then.
+        chunks = [msgspec.json.encode({**json.loads(one), "usage": USAGE.to_wire()}) for one in chunks]
+    whole, broken = (streaming(make).events(RECEIPT, Usage(20)) for _ in range(2))
+    fed = [b"data: " + one + b"\n\n" if make is chat_call else whole.feed(one) for one in chunks]
+    shown = events_of(b"".join(fed))
+    found = events_of(b"".join([*map(broken.feed, chunks), broken.error(StreamBroken("It broke."))]))
+    assert found[: len(shown)] == shown
+    assert "error" in found[-1]
+    ends = {"done", "response.completed", "response.incomplete", "message_delta", "message_stop"}
+    assert not any(one.get("type") in ends or "smallfirst" in one for one in found)
+
+
+@pytest.mark.parametrize("make", CALLS)
+def test_the_receipt_comes_once_at_the_end(make: MakeCall) -> None:
+    found = events_of(translated(streaming(make), [upstream_of(make)]))
+    having = [at for at, one in enumerate(found) if "smallfirst" in {**one, **one.get("response", {})}]
+    assert having == [len(found) - (1 if make is response_call else 2)]
 
 
 @pytest.mark.parametrize("make", CALLS)
 def test_a_stream_gives_the_same_events_byte_by_byte(make: MakeCall) -> None:
     upstream = upstream_of(make)
-    call = make({"stream": True})
+    call = streaming(make)
     single = [upstream[at : at + 1] for at in range(len(upstream))]
     assert events_of(translated(call, single)) == events_of(translated(call, [upstream]))
 
@@ -283,14 +325,14 @@ async def test_the_cloud_model_passes_on_the_same_events_wherever_its_bytes_are_
         transport = httpx.MockTransport(lambda _: httpx.Response(200, headers=head, stream=Pieces(pieces)))
         settings = CloudModelSettings(name="gpt-4.1", kind="openai")
         model = CloudModel(settings, transport=transport)
-        call = make({"stream": True})
+        call = streaming(make)
         events = call.events(RECEIPT, Usage(20))
         sent = [events.feed(chunk) async for chunk in await model.stream(call.request)]
         await model.aclose()
-        return events_of(b"".join([*sent, events.end(USAGE)]))
+        return events_of(b"".join([*sent, events.end(USAGE, RECEIPT)]))
 
     whole = await through(len(upstream))
-    assert whole == events_of(translated(make({"stream": True}), [upstream]))
+    assert whole == events_of(translated(streaming(make), [upstream]))
     for size in (1, 2, 3, 7, 64):
         assert await through(size) == whole
 

@@ -1,28 +1,27 @@
-"""The wire of OpenAI's Responses: what becomes of a request, what is refused, and what is kept."""
+"""The wire of OpenAI's Responses: what becomes of a request, and what is refused."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
-from fixtures.wired import TOOL_CALL, choice, chunk
+from fixtures.wired import choice, chunk
 
 from smallfirst.router.answer import Answer, Receipt
-from smallfirst.router.errors import InvalidRequest, ResponseNotFound, StreamBroken
-from smallfirst.router.hints import read_hints
+from smallfirst.router.errors import InvalidRequest, StreamBroken
 from smallfirst.router.wire import Usage
-from smallfirst.router.wires.response_store import ResponseStore, Stored
+from smallfirst.router.wires.response_store import MemoryResponses
 from smallfirst.router.wires.responses import ResponsesCall, error_body, parse
 
 RECEIPT = Receipt("req_1", "cloud", "big", "", None, "miss", None, None, 0.0, 1)
 USER: Any = {"role": "user", "content": "Hi"}
 TOOL: Any = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
 NESTED: Any = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
-STORE = ResponseStore(0, 1.0)
 
 
-def call_of(*, store: ResponseStore = STORE, tenant: str = "a", **fields: Any) -> ResponsesCall:
+def call_of(**fields: Any) -> ResponsesCall:
     body = {"input": "Hi", **fields}
-    return parse(body, headers={}, tenant_of=lambda _: tenant, store=store)
+    return asyncio.run(parse(body, headers={}, tenant_of=lambda _: "a", store=MemoryResponses(0, 1.0)))
 
 
 def chat(**fields: Any) -> dict[str, Any]:
@@ -223,119 +222,6 @@ def test_a_bad_field_is_refused_by_its_own_name(fields: dict[str, Any], param: s
     assert param in refused.value.message
 
 
-# --- what is kept -------------------------------------------------------------------------------------------------
-
-
-def test_a_response_goes_on_where_the_last_one_ended() -> None:
-    store = ResponseStore(100_000, 60)
-    first = call_of(store=store, instructions="Be short.", input="One", metadata={"session": "s1"})
-    response = first.reply(answer("1"))
-    second = call_of(store=store, input="Two", previous_response_id=response["id"])
-    assert second.request.body["messages"] == [
-        {"role": "user", "content": "One"},
-        {"role": "assistant", "content": "1"},
-        {"role": "user", "content": "Two"},
-    ]
-    # It is the same session, so that what sticks to a conversation goes on.
-    assert read_hints(second.request).session == read_hints(first.request).session == "s1"
-    named = call_of(store=store, previous_response_id=response["id"], prompt_cache_key="k")
-    assert read_hints(named.request).session == "k"
-
-
-def test_what_follows_on_a_private_response_is_private() -> None:
-    store = ResponseStore(100_000, 60)
-    response = call_of(store=store, metadata={"privacy": "local"}).reply(answer("1"))
-    second = call_of(store=store, previous_response_id=response["id"], metadata={"privacy": "any"})
-    assert read_hints(second.request).privacy == "local"
-    third = call_of(store=store, previous_response_id=second.reply(answer("2", "req_2"))["id"])
-    assert read_hints(third.request).privacy == "local"
-
-
-def test_a_response_is_its_tenants_alone() -> None:
-    store = ResponseStore(100_000, 60)
-    response = call_of(store=store, tenant="a").reply(answer("1"))
-    with pytest.raises(ResponseNotFound) as missing:
-        call_of(store=store, tenant="b", previous_response_id=response["id"])
-    assert (missing.value.status, missing.value.param) == (404, "previous_response_id")
-    with pytest.raises(ResponseNotFound):
-        store.delete("b", response["id"])
-    assert store.get("a", response["id"]).body == response
-
-
-def test_a_response_is_kept_for_its_time() -> None:
-    now = [0.0]
-    store = ResponseStore(100_000, 60, clock=lambda: now[0])
-    store.put("a", "resp_1", Stored({}, [], "s"))
-    now[0] = 59.0
-    store.get("a", "resp_1")
-    now[0] = 60.0
-    with pytest.raises(ResponseNotFound):
-        store.get("a", "resp_1")
-    assert store.bytes == 0
-
-
-def test_the_store_never_takes_more_than_it_may() -> None:
-    store = ResponseStore(20_000, 60)
-    for at in range(50):
-        store.put("a", f"resp_{at}", Stored({"text": "x" * 1000}, [], "s"))
-        assert store.bytes <= 20_000
-        # What is used stays.
-        store.get("a", "resp_0")
-    with pytest.raises(ResponseNotFound):
-        store.get("a", "resp_1")
-    store.put("a", "huge", Stored({"text": "x" * 20_000}, [], "s"))
-    assert store.get("a", "resp_0").body == {"text": "x" * 1000}
-
-
-def test_a_tenant_that_keeps_much_pushes_out_its_own_responses_alone() -> None:
-    store = ResponseStore(20_000, 60)
-    store.put("b", "resp_b", Stored({"text": "x" * 1000}, [], "s"))
-    for at in range(50):
-        store.put("a", f"resp_{at}", Stored({"text": "x" * 1000}, [], "s"))
-    assert store.get("b", "resp_b").body == {"text": "x" * 1000}
-    with pytest.raises(ResponseNotFound):
-        store.get("a", "resp_0")
-
-
-def test_a_response_may_take_a_tenth_of_the_room() -> None:
-    store = ResponseStore(20_000, 60)
-    store.put("a", "resp_0", Stored({"text": "x" * 2000}, [], "s"))
-    assert store.bytes == 0
-
-
-def test_what_has_ended_makes_room_when_the_next_is_kept() -> None:
-    now = [0.0]
-    store = ResponseStore(20_000, 60, clock=lambda: now[0])
-    store.put("a", "resp_0", Stored({}, [], "s"))
-    one = store.bytes
-    now[0] = 61
-    store.put("b", "resp_1", Stored({}, [], "s"))
-    assert store.bytes == one
-
-
-def test_what_a_policy_keeps_in_the_house_stays_there_in_what_follows() -> None:
-    store = ResponseStore(100_000, 60)
-    private = parse(
-        {"input": "Hi", "model": "auto/private"},
-        headers={},
-        tenant_of=lambda _: "a",
-        store=store,
-        is_private=lambda model: model == "auto/private",
-    )
-    response = private.reply(answer("1"))
-    follows = call_of(store=store, previous_response_id=response["id"])
-    assert read_hints(follows.request).privacy == "local"
-
-
-def test_a_response_is_not_kept_where_the_caller_says_so() -> None:
-    store = ResponseStore(100_000, 60)
-    assert call_of(store=store).reply(answer("1"))["store"] is True
-    kept = store.bytes
-    loose = parse({"input": "Hi", "store": False}, headers={}, tenant_of=lambda _: "a", store=store)
-    assert loose.reply(answer("1", "req_2"))["store"] is False
-    assert store.bytes == kept > 0
-
-
 # --- streams ------------------------------------------------------------------------------------------------------
 
 
@@ -355,13 +241,3 @@ def test_a_stream_that_breaks_in_a_call_ends_with_an_error_and_no_call() -> None
     assert [item["type"] for item in failed["response"]["output"]] == ["message"]
     assert failed["response"]["error"] == {"code": "server_error", "message": "It broke."}
     assert (error["message"], error["code"]) == ("It broke.", "stream_broken")
-
-
-def test_a_call_without_an_id_is_kept_under_the_one_it_was_given() -> None:
-    store = ResponseStore(100_000, 60)
-    nameless = {**TOOL_CALL, "id": ""}
-    body = {"choices": [choice({"content": None, "tool_calls": [nameless]}, "tool_calls")]}
-    response = call_of(store=store).reply(Answer(body, RECEIPT, Usage()))
-    call_id = response["output"][0]["call_id"]
-    assert call_id.startswith("call_")
-    assert store.get("a", response["id"]).messages[-1]["tool_calls"][0]["id"] == call_id

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from fixtures import loopback_cloud as lc
 from fixtures.loopback_cloud import DONE, LoopbackCloud
-from fixtures.serving import CLOUD, EASY, MakeSettings, Served
+from fixtures.serving import CLOUD, EASY, LOCAL, MakeSettings, Served
 from fixtures.wired import TOOL_CALL, chunks_of
 from pydantic import SecretStr
 
@@ -160,3 +160,20 @@ def test_another_method_is_refused_in_the_wires_own_form(cloud_served: Served, p
     assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
     assert ("param" in reply.json()["error"]) == (path != "/messages")
     assert CLOUD not in reply.text
+
+
+def test_models_say_where_they_run_and_how_much_they_take(served: Served) -> None:
+    found = {model["id"]: model for model in httpx.get(f"{served.base_url}/models").json()["data"]}
+    told = {
+        name: (found[name]["owned_by"], found[name]["tier"], found[name]["context_window"])
+        for name in (LOCAL, CLOUD, "auto", "auto/private")
+    }
+    assert told == {
+        LOCAL: ("local", "local", 4096),
+        CLOUD: ("cloud", "cloud", 128_000),
+        "auto": ("smallfirst", None, 128_000),
+        # What asks for privacy is never answered by the cloud.
+        "auto/private": ("smallfirst", None, 4096),
+    }
+    assert all((model["object"], model["created"]) == ("model", 0) for model in found.values())
+    assert httpx.get(f"{served.base_url}/models/auto/private").json() == found["auto/private"]
