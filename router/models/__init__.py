@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..settings import Settings
     from .base import Model
+    from .local.memory import MemoryBudget
 
 __all__ = ["make_models"]
 
 
-def make_models(settings: Settings, *, without: Collection[str] = ()) -> dict[str, Model]:
+def make_models(
+    settings: Settings, *, without: Collection[str] = (), budget: MemoryBudget | None = None
+) -> dict[str, Model]:
     """Return the configured models by name, but for those `without`. Only classifiers are read already.
+
+    Args:
+        settings: Which models, and where their files are kept.
+        without: Names of those that are not made.
+        budget: Shared with local models that there are already; default: one of the settings.
 
     Raises:
         SettingsError: A classifier's file is missing or damaged.
@@ -22,10 +30,10 @@ def make_models(settings: Settings, *, without: Collection[str] = ()) -> dict[st
     from ..classification.model import ClassifierModel
     from ..settings import ClassifierSettings, LocalModelSettings
     from .cloud import CloudModel
-    from .local.memory import MemoryBudget
+    from .local.memory import MemoryBudget as Budget
     from .local.model import LocalModel
 
-    budget = MemoryBudget(settings.models_memory)
+    budget = budget or Budget(settings.models_memory)
     models: dict[str, Model] = {}
     for spec in settings.models:
         if spec.name in without:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeVar
 
@@ -17,14 +17,17 @@ from httpx_aiohttp import AiohttpTransport
 
 from ..errors import ModelError, ModelTimeout, ModelUnavailable, StreamBroken, UpstreamError
 from ..settings import CloudModelSettings, Timeouts
+from ..usage import Meter
 from ..wire import ChatRequest, Reply, ReplyStream, Usage
+from .completion import is_completion
 from .retry import parse_retry_after, retry_delay
 from .sse import EventTooLong, SSEParser
 
 T = TypeVar("T")
 
-# Of the caller's headers only these are passed on; its authorization never is.
+# Of the caller's headers only these are passed on, in so many characters; its authorization never is.
 PASSED_HEADERS = ("x-request-id", "traceparent", "tracestate")
+LONGEST_HEADER = 1024
 
 _DONE = b"[DONE]"
 
@@ -77,17 +80,21 @@ class CloudModel:
         """Answer in one piece; see `Model`."""
         content = self._content(request, stream=False)
         async with self._total():
-            body, retries = await self._retrying(lambda: self._complete_once(request, content))
+            body, retries, billed = await self._retrying(
+                lambda: self._complete_once(request, content), request.meter
+            )
         body["model"] = self.name
-        return Reply(body, Usage.from_wire(body.get("usage")), retries)
+        return Reply(body, Usage.of_reply(body), retries, billed_tries=billed)
 
     async def stream(self, request: ChatRequest) -> ReplyStream:
         """Start an answer; see `Model`. Returns once the first event has arrived."""
         content = self._content(request, stream=True)
         deadline = asyncio.get_running_loop().time() + self._settings.timeouts.total
         async with self._total():
-            events, retries = await self._retrying(lambda: self._open(request, content, deadline))
-        return ReplyStream(events, retries=retries)
+            events, retries, billed = await self._retrying(
+                lambda: self._open(request, content, deadline), request.meter
+            )
+        return ReplyStream(events, retries=retries, billed_tries=billed)
 
     async def forward(self, path: str, content: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
         """Post a body to another path of the same server, as it is; returns the JSON object that it answers.
@@ -98,7 +105,7 @@ class CloudModel:
             headers: The caller's; of these only `PASSED_HEADERS` are sent.
         """
         async with self._total():
-            body, _ = await self._retrying(lambda: self._forward_once(path, content, headers))
+            body, _, _ = await self._retrying(lambda: self._forward_once(path, content, headers))
         return body
 
     # --- one try ----------------------------------------------------------------------------------------------
@@ -115,12 +122,13 @@ class CloudModel:
 
     async def _complete_once(self, request: ChatRequest, content: bytes) -> dict[str, Any]:
         response = await self._send(request.headers, content)
-        try:
-            body = _decode(await self._read(response))
-        finally:
-            await response.aclose()
-        if not isinstance(body, dict) or not isinstance(body.get("choices"), list) or not body["choices"]:
-            raise _faulty(self.name, "its answer is not a chat completion")
+        with _may_be_billed():
+            try:
+                body = _decode(await self._read(response))
+            finally:
+                await response.aclose()
+            if not is_completion(body):
+                raise _faulty(self.name, "its answer is not a chat completion")
         return body
 
     async def _open(self, request: ChatRequest, content: bytes, deadline: float) -> _Events:
@@ -129,7 +137,8 @@ class CloudModel:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise _faulty(self.name, "it did not stream although a stream was asked for")
             events = _Events(self._settings, response, deadline)
-            await events.wait_for_first()
+            with _may_be_billed():
+                await events.wait_for_first()
         except BaseException:
             await response.aclose()
             raise
@@ -144,7 +153,7 @@ class CloudModel:
             "POST",
             f"{self._settings.base_url}{path}",
             content=content,
-            headers={name: headers[name] for name in PASSED_HEADERS if name in headers},
+            headers={name: headers[name] for name in PASSED_HEADERS if _may_pass(headers.get(name))},
         )
         async with self._errors(), _within(self.name, timeouts.first_byte, "first_byte"):
             response = await self._http().send(message, stream=True)
@@ -202,16 +211,27 @@ class CloudModel:
 
     # --- around a try -----------------------------------------------------------------------------------------
 
-    async def _retrying(self, attempt: Callable[[], Awaitable[T]]) -> tuple[T, int]:
-        """Run `attempt` until it succeeds or may not be tried again; returns its result and the retries made."""
-        retries = 0
+    async def _retrying(
+        self, attempt: Callable[[], Awaitable[T]], meter: Meter | None = None
+    ) -> tuple[T, int, int]:
+        """Run `attempt` until it succeeds or may not be tried again; the meter is told of each further try.
+
+        Returns:
+            Its result, the retries made, and how many tries failed that may be billed. An error carries the same.
+        """
+        retries = billed = 0
         while True:
             try:
-                return await attempt(), retries
+                return await attempt(), retries, billed
             except ModelError as exc:
+                exc_billed = exc.billed_tries
+                billed += exc_billed
+                exc.retries, exc.billed_tries = retries, billed
                 delay = retry_delay(exc, retries, self._settings.retries, self._jitter())
                 if delay is None:
                     raise
+                if meter is not None:
+                    meter.tried_again(exc_billed)
             await self._sleep(delay)
             retries += 1
 
@@ -258,6 +278,11 @@ class CloudModel:
         )
         # No cookies: what an upstream sets for one tenant's request must not travel with another's.
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+
+def _may_pass(header: str | None) -> bool:
+    """Whether a caller's header is one that every server takes: a call must not fail by what a caller put into it."""
+    return header is not None and len(header) <= LONGEST_HEADER and header.isascii() and header.isprintable()
 
 
 class _Event(msgspec.Struct):
@@ -356,6 +381,16 @@ class _Events:
         return msgspec.json.encode(chunk)
 
 
+@contextmanager
+def _may_be_billed() -> Iterator[None]:
+    """Mark what fails once the server has accepted a call."""
+    try:
+        yield
+    except ModelError as exc:
+        exc.billed_tries = 1
+        raise
+
+
 @asynccontextmanager
 async def _within(name: str, seconds: float, phase: str) -> AsyncIterator[None]:
     try:
@@ -375,7 +410,9 @@ async def _translated(name: str, timeouts: Timeouts) -> AsyncIterator[None]:
         if isinstance(exc.__cause__, aiohttp.ClientError) and not isinstance(exc.__cause__, TimeoutError):
             raise _unreachable(name) from exc
         message = f"Model '{name}' could not be reached within {timeouts.connect:g} s ('timeouts.connect')."
-        raise ModelTimeout(message) from exc
+        failure = ModelTimeout(message)
+        failure.billed_tries = 0  # nothing was sent
+        raise failure from exc
     except httpx.DecodingError as exc:
         raise _faulty(name, "its answer cannot be decompressed") from exc
     except (httpx.TransportError, httpx.StreamError, aiohttp.ClientError) as exc:

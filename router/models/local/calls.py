@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import msgspec
 
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
+# What stands around a call's name, as the grammar writes it.
+_NAME, _ARGUMENTS = '{"name": ', ', "arguments": '
+_first_value = json.JSONDecoder().raw_decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,30 @@ class CallReader:
     def pending(self) -> str:
         """Text that is no call so far."""
         return self._text
+
+
+def call_opening(name: str) -> str:
+    """Return how a call of a function is written, up to its arguments."""
+    return _NAME + msgspec.json.encode(name).decode() + _ARGUMENTS
+
+
+def read_cut_call(text: str) -> ParsedCall | None:
+    """Return what there is of a call that breaks off, its arguments perhaps cut; None where none of these is there."""
+    written = text.partition(CALL_OPEN)[2].lstrip()
+    if not written.startswith(_NAME):
+        return None
+    try:
+        name, end = _first_value(written, len(_NAME))
+    except json.JSONDecodeError:
+        return None
+    arguments = written[end:].removeprefix(_ARGUMENTS)
+    if not isinstance(name, str) or not written[end:].startswith(_ARGUMENTS) or not arguments:
+        return None
+    try:
+        # Whole arguments are a call: only its closing is missing.
+        return ParsedCall(name, arguments[: _first_value(arguments)[1]])
+    except json.JSONDecodeError:
+        return ParsedCall(name, arguments)
 
 
 class _Written(msgspec.Struct):

@@ -16,7 +16,7 @@ from .engine import End, NativeModel, Token, Turn
 from .engine.sampling import IdArray
 from .generation import Collected, Generation
 from .grounding import Grounds
-from .protocol import Delta, Done, Failed, Submit
+from .protocol import Delta, Done, Failed, Spent, Submit
 
 
 class ChatSink:
@@ -34,6 +34,9 @@ class ChatSink:
         likeness: Of each function to the request, by name; only read where the answer may be words or a call.
         prompt_tokens: The prompt's length.
         put: Takes what is to be said.
+
+    Attributes:
+        cramped: Whether a limit of the model's own ends the answer before the request's does.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class ChatSink:
         *,
         likeness: Mapping[str, float],
         prompt_tokens: int,
-        put: Callable[[Delta | Done | Failed], None],
+        put: Callable[[Delta | Spent | Done | Failed], None],
     ) -> None:
         self._model = model
         self._openings = openings
@@ -54,6 +57,7 @@ class ChatSink:
         self._fields = fields
         self._constraint = constraint
         self._prompt_tokens = prompt_tokens
+        self.cramped = False
         self._put = put
         self._collected = Collected()
         may_choose = constraint.calls is not None and not constraint.must_call
@@ -77,6 +81,11 @@ class ChatSink:
     def forcing(self) -> bool:
         """Whether forced tokens are taken unseen: not while their probability is evidence."""
         return self._decision is None
+
+    def spent(self, cpu_seconds: float, cached_tokens: int) -> None:
+        """Pass on what the answer has taken so far."""
+        made = self._generation.tokens
+        self._put(Spent(self._submit.id, cpu_seconds, self._prompt_tokens, cached_tokens, made))
 
     def token(self, token: Token) -> bool | Turn:
         """Take a token."""
@@ -114,6 +123,7 @@ class ChatSink:
                 "cached_tokens": end.cached_tokens,
             },
             "confidence": self._generation.confidence,
+            "cut": self.cramped and end.reason == "length",
         }
         if not self._submit.stream:
             result |= self._collected.choice(logprobs=bool(self._fields.logprobs))

@@ -16,7 +16,7 @@ import msgspec
 
 from ...errors import InvalidRequest
 from ...wire import ChatFields, FunctionDef, NamedToolChoice
-from .calls import CALL_CLOSE, CALL_OPEN
+from .calls import CALL_CLOSE, CALL_OPEN, call_opening
 from .engine import GrammarError, Grammars, Matcher
 from .schemas import NotASchema, check_schema, closed, has_pattern
 
@@ -113,8 +113,7 @@ def _calls(
             check[function.name] = schema
     names = " | ".join(f"call{at}" for at, _ in functions)
     for at, function in functions:
-        opening = '{"name": ' + _json(function.name) + ', "arguments": '
-        rules.append(f"call{at}: {_json(opening)} arguments{at}")
+        rules.append(f"call{at}: {_json(call_opening(function.name))} arguments{at}")
     # A named function is called once; more calls of it would be guesses.
     many = fields.parallel_tool_calls is not False and not isinstance(fields.tool_choice, NamedToolChoice)
     opens, closes = (_mark(grammars, mark) for mark in (CALL_OPEN, CALL_CLOSE))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...confidence import ConfidenceMeter
 from ...errors import ModelError
-from .calls import CallReader, ParsedCall
+from .calls import CallReader, ParsedCall, read_cut_call
 from .engine import End, NativeModel, Token
 from .schemas import follows
 from .stops import StopFilter
@@ -32,7 +32,7 @@ class Generation:
     Args:
         model: For the tokens' text.
         stops: Stop strings; they end words, not tool calls.
-        calls: Whether the answer may be tool calls.
+        calls: Whether the answer may be tool calls. One that the limit cuts is told as far as it was written.
         constrained: Whether the answer follows a grammar.
         check: Schemas to check the answer against, by function (`""`: the whole answer).
         trim: Returns a call's arguments without those that the model invented; None keeps all.
@@ -131,10 +131,11 @@ class Generation:
         if self._reader is None:
             return self._words(text, final=final)
         calls = self._calls(text)
-        if calls or self._reader.calling:
+        if self._reader.calling:
+            return calls + self._cut_call() if final else calls
+        # The beginning of a mark is no word, also where nothing follows it.
+        if self._reader.calling is None and (not final or self._reader.pending.strip()):
             return calls
-        if self._reader.calling is None and not final:
-            return []
         # It is words after all; what was held back to find that out comes with it.
         held, self._reader = self._reader.pending, None
         return self._words(held, final=final)
@@ -160,6 +161,15 @@ class Generation:
                     _require(kept.arguments, self._check[kept.name])
                 deltas.append({"tool_calls": [self._call(kept)]})
         return deltas
+
+    def _cut_call(self) -> list[dict[str, Any]]:
+        """Return what there is of the call that the end breaks off: a client sees that it is cut, and where."""
+        assert self._reader is not None
+        call = read_cut_call(self._reader.pending)
+        if call is None or self._repeats or call in self._made:
+            return []
+        self._made.append(call)
+        return [{"tool_calls": [self._call(call)]}]
 
     def _call(self, call: ParsedCall) -> dict[str, Any]:
         return {

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from ...errors import ModelFileError, ModelUnavailable, RequestError
 from ...settings import ADAPTER_MARK, LocalModelSettings
 from ...wire import ChatFields, ChatRequest, Reply, ReplyStream, Usage
 from ..sources import resolve
+from . import several
 from .memory import MemoryBudget
 from .process import Channel, ModelProcess
-from .protocol import Delta, Done, Load, Operation
+from .protocol import Delta, Done, Load, Operation, Stats
 
 # What the process reads of a body; of the rest it knows nothing.
 _SENT = frozenset(ChatFields.__struct_fields__) - {"model", "metadata", "cache", "stream", "stream_options"}
@@ -76,6 +78,18 @@ class LocalModel:
         process = self._process
         return None if process is None else process.pid
 
+    @property
+    def outstanding(self) -> int:
+        """Jobs that it has and that are not done."""
+        process = self._process
+        return 0 if process is None else process.outstanding
+
+    @property
+    def stats(self) -> Stats | None:
+        """What its engine said last, at most about a second ago; None while it is not loaded."""
+        process = self._process
+        return process.stats if process is not None and process.alive else None
+
     async def start(self) -> None:
         """Fetch the file if need be, and load it.
 
@@ -114,8 +128,13 @@ class LocalModel:
 
     async def complete(self, request: ChatRequest) -> Reply:
         """Answer in one piece; see `Model`."""
+        if (request.fields.n or 1) > 1:
+            return await several.complete(self._complete, partial(self._complete, waits=True), request)
+        return await self._complete(request)
+
+    async def _complete(self, request: ChatRequest, *, waits: bool = False) -> Reply:
         begun = time.perf_counter()
-        channel = await self._submit("chat", _sent(request), request=request)
+        channel = await self._submit("chat", _sent(request), request=request, waits=waits)
         result = await channel.result()
         self._took(time.perf_counter() - begun)
         usage = Usage(**result["usage"])
@@ -129,11 +148,16 @@ class LocalModel:
         body = self._base("chat.completion", request) | {"choices": [choice], "usage": usage.to_wire()}
         if "probabilities" in result:
             body["classification"] = {"method": "model", "probabilities": result["probabilities"]}
-        return Reply(body, usage, confidence=_confidence(result["confidence"]))
+        return Reply(body, usage, confidence=_confidence(result["confidence"]), cut=result.get("cut", False))
 
     async def stream(self, request: ChatRequest) -> ReplyStream:
         """Start an answer; see `Model`."""
-        channel = await self._submit("chat", _sent(request), request=request, stream=True)
+        if (request.fields.n or 1) > 1:
+            return await several.stream(self._complete, partial(self._stream, waits=True), request)
+        return await self._stream(request)
+
+    async def _stream(self, request: ChatRequest, *, waits: bool = False) -> ReplyStream:
+        channel = await self._submit("chat", _sent(request), request=request, stream=True, waits=waits)
         return LocalStream(channel, self._base("chat.completion.chunk", request))
 
     # --- the process ------------------------------------------------------------------------------------------
@@ -145,7 +169,17 @@ class LocalModel:
         *,
         request: ChatRequest | None = None,
         stream: bool = False,
+        waits: bool = False,
     ) -> Channel:
+        """Start a job.
+
+        Args:
+            operation: What it is.
+            body: What it is about.
+            request: The caller's.
+            stream: Whether its result is wanted in pieces.
+            waits: However many wait before it: it is part of a request that was taken already.
+        """
         process = self._process
         if process is None or not process.alive:
             try:
@@ -157,7 +191,7 @@ class LocalModel:
             raise ModelUnavailable(f"Model '{self.name}' was shut down.")
         self._budget.used(self)
         waiting = process.outstanding - self._settings.parallel
-        if waiting >= self._settings.max_queue:
+        if waiting >= self._settings.max_queue and not waits:
             raise ModelUnavailable(
                 f"Model '{self.name}' is busy: {waiting} requests wait ('max_queue').",
                 retry_after=max(1.0, round(waiting * self._seconds / self._settings.parallel)),
@@ -169,6 +203,7 @@ class LocalModel:
             stream=stream,
             group=request.tenant if request is not None else "",
             adapter=self._adapter(request),
+            meter=request.meter if request is not None else None,
         )
 
     def _adapter(self, request: ChatRequest | None) -> str | None:
@@ -270,6 +305,7 @@ class LocalStream(ReplyStream):
             self._waiting.append(_chunk(message.choice))
             return
         self.confidence = _confidence(message.result["confidence"])
+        self.cut = message.result.get("cut", False)
         self._waiting.append(
             _chunk({"delta": {}, **_stop_reason(message.result)}, message.result["finish_reason"])
         )

@@ -18,7 +18,7 @@ from .engine import End, Engine, Grammars, Job, LabelsJob, SamplingParams, Seque
 from .labels import BiasMemory, probabilities, without_content
 from .likeness import Likeness
 from .prompt import PromptRenderer
-from .protocol import Delta, Done, Failed, FromWorker, Load, Submit
+from .protocol import Delta, Done, Failed, FromWorker, Load, Spent, Submit
 
 Put = Callable[[FromWorker], None]
 
@@ -134,10 +134,10 @@ class Operations:
                 asked = text_of(fields)
                 functions = (tool.function for tool in fields.tools or () if tool.function is not None)
                 likeness = {function.name: self._likeness.of(asked, function) for function in functions}
-        room = self._load.context_tokens - len(prompt)
+        limit, room = request.max_output_tokens, self._load.context_tokens - len(prompt)
         job = Job(
             prompt=prompt,
-            max_tokens=min(request.max_output_tokens or self._load.max_output_tokens, room),
+            max_tokens=min(limit or self._load.max_output_tokens, room),
             params=SamplingParams(
                 temperature=fields.temperature or 0.0,
                 top_p=1.0 if fields.top_p is None else fields.top_p,
@@ -159,15 +159,16 @@ class Operations:
             prompt_tokens=len(prompt),
             put=self.put,
         )
+        sink.cramped = limit is None or room < limit
         self._submit(submit, job, sink)
 
     def _submit(self, submit: Submit, job: Job | LabelsJob, sink: Sink) -> None:
         sequences = self._running.setdefault(submit.id, [])
         sequences.append(self._engine.submit(job, sink))
 
-    def put(self, message: Delta | Done | Failed) -> None:
-        """Say something about a job; all but a `Delta` is the last thing."""
-        if not isinstance(message, Delta):
+    def put(self, message: Delta | Spent | Done | Failed) -> None:
+        """Say something about a job; a `Done` or `Failed` is the last thing."""
+        if isinstance(message, (Done, Failed)):
             self._running.pop(message.id, None)
         self._put(message)
 
@@ -253,11 +254,18 @@ class _LabelScoring:
         self._waits_for = 1
         self._neutral: list[tuple[float, ...]] = []
         self._remember: Callable[[tuple[float, ...]], None] = lambda _: None
+        self._cpu_seconds: dict[int, float] = {}
 
     def expect(self, neutral: int, remember: Callable[[tuple[float, ...]], None]) -> None:
         """Wait for the scores of so many texts without content; their mean, the bias, is handed to `remember`."""
         self._waits_for += neutral
         self._remember = remember
+
+    def spent(self, part: int, cpu_seconds: float, cached_tokens: int) -> None:
+        """Take note of what one of the scorings has taken so far."""
+        self._cpu_seconds[part] = cpu_seconds
+        taken = math.fsum(self._cpu_seconds.values())
+        self._operations.put(Spent(self.submit.id, taken, self._prompt_tokens, cached_tokens, 0))
 
     def scored(self, end: End) -> None:
         """Take the labels' scores."""
@@ -311,6 +319,7 @@ class _LabelsSink:
     def __init__(self, scoring: _LabelScoring, end: Callable[[End], None]) -> None:
         self._scoring = scoring
         self.end = end
+        self.spent = partial(scoring.spent, id(self))
         self.alternatives = 0
         self.watched = None
         self.forcing = False

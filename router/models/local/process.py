@@ -14,6 +14,7 @@ import threading
 from typing import Any
 
 from ...errors import InvalidRequest, ModelError, ModelFileError, ModelUnavailable, RequestError
+from ...usage import Meter
 from .protocol import (
     Cancel,
     Delta,
@@ -24,6 +25,8 @@ from .protocol import (
     Operation,
     Outbox,
     Ready,
+    Spent,
+    Stats,
     Submit,
     ToWorker,
     Unusable,
@@ -45,9 +48,11 @@ _PATIENCE = 5.0
 class Channel:
     """One job in the process. Iterate over its deltas, the `Done` comes last; `cancel()` it if you stop reading."""
 
-    def __init__(self, process: ModelProcess, job: int) -> None:
+    def __init__(self, process: ModelProcess, job: int, meter: Meter | None = None) -> None:
         self._process = process
         self._job = job
+        self._meter = meter
+        self._spent = Spent(job, 0.0, 0, 0, 0)
         self._loop = asyncio.get_running_loop()
         self._messages: asyncio.Queue[Delta | Done | RequestError] = asyncio.Queue()
         self._ended = False
@@ -57,6 +62,17 @@ class Channel:
         # The loop may be gone: then nobody listens any more.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._messages.put_nowait, message)
+
+    def spent(self, message: Spent) -> None:
+        """Pass on to the job's meter what it took since the last time; called in the process's reading thread."""
+        last, self._spent = self._spent, message
+        if self._meter is not None:
+            self._meter.add(
+                message.cpu_seconds - last.cpu_seconds,
+                prompt=message.input_tokens - last.input_tokens,
+                cached=message.cached_tokens - last.cached_tokens,
+                output=message.output_tokens - last.output_tokens,
+            )
 
     def cancel(self) -> None:
         """Give the job up; safe to call at any time. Who still reads gets `ModelUnavailable`."""
@@ -107,6 +123,7 @@ class ModelProcess:
         self._ids = itertools.count(1)
         self._channels: dict[int, Channel] = {}
         self._closing = False
+        self.stats = Stats()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", _WORKER],
             env={**_THREADS, **os.environ},
@@ -160,15 +177,16 @@ class ModelProcess:
         stream: bool = False,
         group: str = "",
         adapter: str | None = None,
+        meter: Meter | None = None,
     ) -> Channel:
-        """Start a job.
+        """Start a job; a chat tells the meter what it takes.
 
         Raises:
             ModelUnavailable: The process is gone.
             InvalidRequest: The body has a number or a text that cannot be passed on.
         """
         job = next(self._ids)
-        channel = Channel(self, job)
+        channel = Channel(self, job, meter)
         with self._lock:
             if not self.alive:
                 raise self._gone()
@@ -229,6 +247,14 @@ class ModelProcess:
         elif isinstance(message, (Done, Failed)):
             with self._lock:
                 channel = self._channels.pop(message.id, None)
+        elif isinstance(message, Spent):
+            spending = self._channels.get(message.id)
+            if spending is not None:
+                spending.spent(message)
+            return
+        elif isinstance(message, Stats):
+            self.stats = message
+            return
         else:
             return
         if channel is not None:

@@ -79,6 +79,22 @@ class Delta(msgspec.Struct, tag="delta", frozen=True):
     confidence: dict[str, Any] | None = None
 
 
+class Spent(msgspec.Struct, tag="spent", frozen=True):
+    """What a chat has taken so far; sent now and then while it is made, and right before its end.
+
+    Attributes:
+        cpu_seconds: Of the process's processor time, its share.
+        input_tokens, cached_tokens: Of the prompt, and what of it was in memory already.
+        output_tokens: That were made so far.
+    """
+
+    id: int
+    cpu_seconds: float
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+
 class Done(msgspec.Struct, tag="done", frozen=True):
     """The end of a job, with its result."""
 
@@ -96,8 +112,27 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     code: str | None = None
 
 
+class Stats(msgspec.Struct, tag="stats", frozen=True):
+    """What the engine does; sent by itself while there is work, about once a second.
+
+    Attributes:
+        active, waiting: Sequences in the batch, and those that wait to join it.
+        cells, cells_used: Room for tokens in memory, and how much of it is taken; kept beginnings included.
+        cells_kept: Of those taken, what is kept for reuse and given up where room is short.
+        tokens_read, tokens_made: Since the start: prompt tokens that were computed, and tokens of replies.
+    """
+
+    active: int = 0
+    waiting: int = 0
+    cells: int = 0
+    cells_used: int = 0
+    cells_kept: int = 0
+    tokens_read: int = 0
+    tokens_made: int = 0
+
+
 ToWorker = Load | Submit | Cancel
-FromWorker = Ready | Unusable | Delta | Done | Failed
+FromWorker = Ready | Unusable | Delta | Spent | Done | Failed | Stats
 
 decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
 decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import IO
@@ -25,12 +26,16 @@ from .protocol import (
     Load,
     Outbox,
     Ready,
+    Stats,
     Submit,
     ToWorker,
     Unusable,
     decode_to_worker,
     read_frame,
 )
+
+# How often the engine is asked what it does.
+STATS_SECONDS = 1.0
 
 
 def main() -> None:
@@ -46,12 +51,13 @@ def main() -> None:
     load = decode_to_worker(first)
     assert isinstance(load, Load), "the first message says what to load"
     try:
-        operations = _load(load, out)
+        operations, engine = _load(load, out)
     except Exception as exc:  # whatever it is, who waits for the model must hear of it
         out.put(Unusable(str(exc) if isinstance(exc, ModelFileError) else f"{type(exc).__name__}: {exc}"))
         out.close()
         return
     out.put(Ready(operations.threads))
+    _Reporter(engine, out.put)
     while (frame := read_frame(source)) is not None:
         _take(decode_to_worker(frame), operations, out)
     # The gateway is gone, or wants the memory back: nobody waits for an answer, and the system frees all at once.
@@ -65,7 +71,7 @@ def _pipes() -> tuple[IO[bytes], IO[bytes]]:
     return sys.stdin.buffer, sink
 
 
-def _load(load: Load, out: Outbox[FromWorker]) -> Operations:
+def _load(load: Load, out: Outbox[FromWorker]) -> tuple[Operations, Engine]:
     model = NativeModel(Path(load.path), ContextOptions(load.cells, load.threads, load.gpu_layers))
     for name, path in load.adapters.items():
         model.add_adapter(name, Path(path))
@@ -76,7 +82,41 @@ def _load(load: Load, out: Outbox[FromWorker]) -> Operations:
     engine = Engine(model, parallel=load.parallel)
     operations = Operations(load, engine, grammars, likeness, out.put)
     engine.start()
-    return operations
+    return operations, engine
+
+
+class _Reporter:
+    """Tells the gateway what the engine does, as long as that changes.
+
+    The engine says it between two steps, so that nobody waits for it; while it rests nothing is sent.
+    """
+
+    def __init__(self, engine: Engine, put: Callable[[Stats], None]) -> None:
+        self._engine = engine
+        self._put = put
+        self._last = Stats()
+        threading.Thread(target=self._run, name="smallfirst-stats", daemon=True).start()
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while True:
+            self._engine.call(self._report)
+            pause.wait(STATS_SECONDS)
+
+    def _report(self) -> None:
+        engine, taken = self._engine, self._engine.occupancy
+        stats = Stats(
+            active=taken.active,
+            waiting=taken.waiting,
+            cells=engine.model.cells,
+            cells_used=taken.own_cells + taken.kept_cells,
+            cells_kept=taken.kept_cells,
+            tokens_read=engine.read,
+            tokens_made=engine.made,
+        )
+        if stats != self._last:
+            self._last = stats
+            self._put(stats)
 
 
 def _prepare(model: NativeModel, grammars: Future[Grammars], likeness: Likeness) -> None:

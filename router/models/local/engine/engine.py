@@ -6,6 +6,7 @@ import contextlib
 import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -29,6 +30,9 @@ _WORTH_WAITING = 32
 # Label tokens in one batch: each needs a row of logits, which is 0.6 MB where the vocabulary has 150,000 tokens.
 _LABEL_ROWS = 64
 _LABEL_SEQUENCES = 32
+
+# Processor seconds that a job takes before its sink is told of them while it goes on.
+_TOLD_EVERY = 0.02
 
 _SHUT_DOWN = "The local model was shut down."
 
@@ -68,6 +72,9 @@ class Engine:
         self._waiting = WaitingRoom()
         self._active: list[Sequence] = []
         self._adapter: str | None = None
+        # Tokens since the start: of prompts, as far as they were computed, and of replies.
+        self.read = self.made = 0
+        self._shared_out = 0.0  # up to when the process's processor time belongs to jobs
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._main, name="smallfirst-engine", daemon=True)
 
@@ -125,6 +132,9 @@ class Engine:
                     self._waiting.add(item)
                 elif item is not None:
                     item()
+                if block or not isinstance(item, Sequence):
+                    # What the process did while the engine rested or did something else is no job's.
+                    self._shared_out = time.process_time()
             block = False
 
     def _step(self) -> None:
@@ -147,12 +157,26 @@ class Engine:
             if exc.args != (1,) or not self._tree.evict(self.model.cells):
                 raise
             return  # no cells for it after all: there are some now
+        finally:
+            self._share_out(fed)
         for sequence, count in fed:
             sequence.computed += count
+            sequence.tell(_TOLD_EVERY)
         ready = [sequence for sequence, _ in fed if not sequence.pending]
         if ready:
             for sequence, row in zip(ready, self.model.logits(len(ready)), strict=True):
                 self._guarded(sequence, row)
+
+    def _share_out(self, fed: list[tuple[Sequence, int]]) -> None:
+        """Share the processor time since the last time among the jobs of a batch, by their tokens in it.
+
+        It is that of all threads; what choosing tokens took after the last batch is in it.
+        """
+        now = time.process_time()
+        a_token = (now - self._shared_out) / sum(count for _, count in fed)
+        self._shared_out = now
+        for sequence, count in fed:
+            sequence.cpu_seconds += a_token * count
 
     def _guarded(self, sequence: Sequence, logits: FloatArray) -> None:
         """Go on with a sequence; its failure is its alone."""
@@ -164,6 +188,7 @@ class Engine:
                 self._generate(sequence, sequence.job, logits)
         except Exception as exc:
             self._leave(sequence)
+            sequence.tell()
             sequence.sink.failed(_as_model_error(exc))
 
     # --- who is in work ---------------------------------------------------------------------------------------
@@ -248,6 +273,7 @@ class Engine:
         self._tree.clear()
         self.model.clear()
         for sequence in failed:
+            sequence.tell()
             sequence.sink.failed(_as_model_error(exc))
 
     # --- room -------------------------------------------------------------------------------------------------
@@ -290,6 +316,7 @@ class Engine:
             if left <= 0:
                 break
             count = self._feed(sequence, left)
+            self.read += count
             left -= count
             fed.append((sequence, count))
         return fed
@@ -356,6 +383,7 @@ class Engine:
         """Add a token to a reply; returns whether it goes on."""
         sequence.tokens.append(token.id)
         sequence.made += 1
+        self.made += 1
         sequence.sampler.accept(token.id)
         matcher = sequence.matcher
         if matcher is not None:
@@ -388,6 +416,7 @@ class Engine:
         self, sequence: Sequence, reason: Literal["stop", "length"], scores: tuple[float, ...] = ()
     ) -> None:
         self._leave(sequence)
+        sequence.tell()
         sequence.sink.end(End(reason, sequence.cached, scores))
 
     # --- labels -----------------------------------------------------------------------------------------------
@@ -410,8 +439,11 @@ class Engine:
             self._score_batch(sequence, sequence.job, sequence.labels_left.pop(0))
         except Exception as exc:
             self._leave(sequence)
+            sequence.tell()
             sequence.sink.failed(_as_model_error(exc))
             return
+        finally:
+            self._share_out([(sequence, 1)])
         if not sequence.labels_left:
             self._finish_labels(sequence)
 

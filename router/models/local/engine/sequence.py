@@ -83,6 +83,10 @@ class Sink(Protocol):
         """Whether tokens that a constraint leaves no choice about are taken without asking the model."""
         ...
 
+    def spent(self, cpu_seconds: float, cached_tokens: int) -> None:
+        """Take note of what the job has taken so far, as a sum; the last time right before `end` or `failed`."""
+        ...
+
     def token(self, token: Token) -> bool | Turn:
         """Take a token; returns whether more are wanted, or that it shall be another reply."""
         ...
@@ -113,6 +117,7 @@ class Sequence:
         matcher: What the rest of the reply must look like.
         hold: What it has of the prefixes that are kept; `kept` says that its own prompt is among them.
         scores: Of a `LabelsJob`, the log-probabilities by label; `labels_left` are still to be computed, by batch.
+        cpu_seconds: Its share of the process's processor time; `told` of it the sink knows.
     """
 
     job: Job | LabelsJob
@@ -129,6 +134,14 @@ class Sequence:
     scores: list[list[float]] = field(default_factory=list)
     labels_left: list[list[int]] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
+    cpu_seconds: float = 0.0
+    told: float = 0.0
+
+    def tell(self, least: float = 0.0) -> None:
+        """Tell the sink what the job has taken, where that is at least `least` seconds more than it knows."""
+        if self.cpu_seconds - self.told >= least:
+            self.told = self.cpu_seconds
+            self.sink.spent(self.cpu_seconds, self.cached)
 
     @property
     def pending(self) -> int:
