@@ -25,7 +25,7 @@ class AttemptRecord(msgspec.Struct, frozen=True):
         estimated: The model sent no counts; these are ours.
         service_tier: As the provider names it (`flex`, `batch`, `priority`); None where it said nothing.
         cpu_seconds: Of this machine; None where nothing ran here.
-        energy_wh: Estimated; None where nothing is known.
+        energy_wh, gco2e: Estimated; None where nothing is known.
     """
 
     model: str
@@ -45,6 +45,7 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     service_tier: str | None = None
     cpu_seconds: float | None = None
     energy_wh: float | None = None
+    gco2e: float | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +89,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         scores: P(right) by model.
         known: False where the request was unlike everything that the classifier has seen.
         input_tokens: Cached ones included.
-        usage_estimated: The model sent no counts; these are ours.
+        usage_estimated: Of some attempt the model sent no counts, or not all: these, and so the cost, are ours in part.
         cost_usd: Of all attempts; None where a price is unknown.
         baseline_cost_usd: The same request on the baseline model; None where unknown.
         http_status: What a server answers with; 499 where the caller left.
@@ -96,8 +97,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         service_tier: Of the model that answered; None where it said nothing.
         cpu_seconds: Of this machine, over all attempts; None where nothing ran here.
         energy_wh, gco2e: Over all attempts, estimated; None where one is not known.
-        baseline_output_tokens: How many the baseline was predicted to need; None where it answered itself, or where
-            the answer's own count stands for it.
+        baseline_output_tokens: How many the baseline was predicted to need; None where the answer's own count stands
+            for it. Where the baseline answered itself, its own count is in the price, and this tests the predictions.
         key_id: Of the virtual key; None without.
         propensity: P(the tier that was asked first) at the time; 1 where nothing was left to chance, None unknown.
         explored: Whether chance, not the score, chose that tier.

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
-from ..errors import LedgerError
 from .entry import Entry
-from .schema import OUTCOMES_SINCE, schema_version
+from .store import NothingRecorded, Store
 
 _QUERY = """
     SELECT e.request_id, e.tenant, e.policy, e.model, e.status, e.scores, e.known, e.baseline_model,
@@ -47,24 +44,17 @@ class Finding:
         return cls(entry.request_id, entry.tenant, entry.policy, answered, entry.baseline_model, success)
 
 
-def find(path: Path, request_id: str, tenant: str) -> Finding | None:
-    """Return a tenant's request, or None where the tenant has none of that id. Waits for the disk.
+def find(store: Store, request_id: str, tenant: str) -> Finding | None:
+    """Return a tenant's request, or None where the tenant has none of that id. Waits for the database.
 
     Raises:
-        LedgerError: The file is there, but cannot be read.
+        LedgerError: The ledger is there, but cannot be read.
     """
-    if not path.exists():
-        return None
     try:
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-        try:
-            if schema_version(connection) < OUTCOMES_SINCE:
-                return None
+        with store.read() as connection:
             row = connection.execute(_QUERY, (request_id, tenant)).fetchone()
-        finally:
-            connection.close()
-    except sqlite3.Error as exc:
-        raise LedgerError(f"the ledger at {path} cannot be read: {exc}") from exc
+    except NothingRecorded:
+        return None
     if row is None:
         return None
     name, owner, policy, model, status, scores, known, baseline, rated = row

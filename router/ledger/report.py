@@ -2,89 +2,47 @@
 
 from __future__ import annotations
 
-import math
 import re
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from ..errors import LedgerError
-from .schema import OUTCOMES_SINCE, schema_version
+from .off_policy import OffPolicy, off_policy
+from .reading import Facts, Ints, read_facts
+from .savings import Savings, savings
+from .savings_query import cluster_sums, drawn, read_logged
+from .steps import Quality, Step, make_steps
+from .store import Store
+from .summary import Cells, Summary, spread
 from .writer import Ledger
 
-GROUPS = ("day", "model", "route", "agent", "tenant", "policy", "task", "tag")
+__all__ = [
+    "GROUPS", "Escalation", "Quality", "Report", "Step", "Summary", "add_up", "make_report", "parse_time", "report_of",
+]  # fmt: skip
 
-# Columns that a report needs; the longest ones (reasons, scores) are never read.
-_READ = (
-    "started_at", "duration_ms", "overhead_ms", "tenant", "agent", "tags", "policy", "route", "model", "task",
-    "input_tokens", "cached_tokens", "output_tokens", "usage_estimated", "cost_usd", "baseline_cost_usd", "cache",
-    "attempts", "status",
-)  # fmt: skip
+GROUPS = ("day", "model", "route", "agent", "tenant", "policy", "task", "tag", "key")
+
+TOP_AGENTS = 10
+_DAY = 86400
+# Requests that estimates of other policies are made of, the latest ones: more would take seconds.
+_MOST_DRAWN = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """Totals of some entries.
+class Escalation:
+    """How often a model's answer was not good enough for one reason.
 
     Attributes:
-        key: The group's values by name; empty for the total.
-        fallbacks: Requests that a second model answered because the first failed.
-        unknown_cost: Requests whose price is not known; they are in no sum of money.
-        estimated: Requests whose token counts are our estimate.
-        cost_usd: Sum of the known costs, comparisons with the baseline included.
-        shadows: Calls of our own in the background: comparisons with the baseline, and answers of the cache asked
-            again. They are no requests, but cost money.
-        shadow_usd: Their share of `cost_usd`.
-        baseline_usd: What the baseline model would have cost, over requests where both costs are known.
-        saved_usd: `baseline_usd` less the cost of the same requests.
-        saved_share: Of `baseline_usd`; None where that is 0.
-        local_share: Requests that a local model answered, of those that a model answered.
-        cache_share: Requests answered from the cache, of all that were answered.
-        latency_ms: 50th, 95th and 99th percentile; None without an answered request.
+        cause: `unsure`, `disagreed`, `invalid`: a stable word.
     """
 
-    key: Mapping[str, str]
+    model: str
+    cause: str
     requests: int
-    errors: int
-    cancelled: int
-    fallbacks: int
-    input_tokens: int
-    cached_tokens: int
-    output_tokens: int
-    estimated: int
-    cost_usd: float
-    unknown_cost: int
-    baseline_usd: float
-    saved_usd: float
-    saved_share: float | None
-    cache_hits: int
-    cache_share: float | None
-    local_share: float | None
-    latency_ms_p50: float | None
-    latency_ms_p95: float | None
-    latency_ms_p99: float | None
-    overhead_ms_p50: float | None
-    shadows: int = 0
-    shadow_usd: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step of time on the charts; money is of the requests where both costs are known."""
-
-    start: datetime
-    cost_usd: float
-    baseline_usd: float
-    local: int
-    cloud: int
-    cache: int
-    none: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +57,13 @@ class Report:
         prices: Where prices come from.
         steps: Requests and money over time, for the charts.
         routes: One row a route, for the charts.
+        tenant: Whose it is; None: everybody's.
+        escalations: Most frequent first.
+        top_agents: One row an agent that has a name, dearest first; the first ten.
+        quality: Feedback and comparisons over time; the same steps as `steps`.
+        savings: Against the baseline, with an interval; None without requests that can be compared.
+        off_policy: What other policies would have come to, of the requests whose first tier was drawn by lot; None
+            where none was, and where the ledger is not at hand (`add_up`).
     """
 
     since: datetime | None
@@ -109,16 +74,26 @@ class Report:
     prices: str
     steps: tuple[Step, ...] = field(repr=False)
     routes: tuple[Summary, ...] = field(repr=False)
+    tenant: str | None = None
+    escalations: tuple[Escalation, ...] = field(default=(), repr=False)
+    top_agents: tuple[Summary, ...] = field(default=(), repr=False)
+    quality: tuple[Quality, ...] = field(default=(), repr=False)
+    savings: Savings | None = None
+    off_policy: OffPolicy | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, without what only charts need."""
         return {
             "since": self.since.isoformat() if self.since else None,
             "until": self.until.isoformat() if self.until else None,
+            "tenant": self.tenant,
             "by": list(self.by),
             "rows": [asdict(row) for row in self.rows],
             "total": asdict(self.total),
             "prices": self.prices,
+            "escalations": [asdict(row) for row in self.escalations],
+            "savings": None if self.savings is None else asdict(self.savings),
+            "off_policy": None if self.off_policy is None else asdict(self.off_policy),
         }
 
 
@@ -133,46 +108,110 @@ def parse_time(text: str, now: datetime) -> datetime:
     """
     span = re.fullmatch(r"(\d+)([mhdw])", text.strip())
     if span:
-        return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
+        try:
+            return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
+        except OverflowError as exc:
+            raise ValueError(f"{text!r} is before the calendar begins") from exc
     when = datetime.fromisoformat(text.strip())
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def make_report(
-    path: Path, *, since: datetime | None, until: datetime | None, by: Sequence[str], prices: str
+    store: Store,
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    by: Sequence[str],
+    prices: str,
+    tenant: str | None = None,
 ) -> Report:
     """Read a ledger and add it up.
+
+    Args:
+        store: The ledger's database.
+        since, until: Requests that began at or after the one, and before the other.
+        by: Of `GROUPS`.
+        prices: Where prices come from, for the reader.
+        tenant: Whose requests; None: everybody's.
 
     Raises:
         LedgerError: There is no ledger yet, or it cannot be read.
         ValueError: A group is none of `GROUPS`.
     """
-    unknown = [name for name in by if name not in GROUPS]
-    if unknown:
-        raise ValueError(f"cannot group by {unknown[0]!r}; there are {', '.join(GROUPS)}")
-    rows = list(_read(path, since, until))
-    groups: dict[tuple[str, ...], list[_Row]] = {}
-    for row in rows:
-        for key in _keys(row, by):
-            groups.setdefault(key, []).append(row)
-    summaries = [_summary(dict(zip(by, key, strict=True)), members) for key, members in groups.items()]
-    by_route: dict[str, list[_Row]] = {}
-    for row in rows:
-        by_route.setdefault(row.route, []).append(row)
+    _check(by)
+    facts = read_facts(store, since, until)
+    report = add_up(facts, since=since, until=until, by=by, prices=prices, tenant=tenant)
+    return replace(report, off_policy=_off_policy(store, facts, since, until, tenant))
+
+
+def _off_policy(
+    store: Store, facts: Facts, since: datetime | None, until: datetime | None, tenant: str | None
+) -> OffPolicy | None:
+    times = drawn(facts, tenant)
+    if times is None:
+        return None
+    # Only the time in which something was drawn is looked through; a second more, as dates are rounded.
+    low, high = times[0] - 1, times[1] + 1
+    if since is None or since.timestamp() < low:
+        since = datetime.fromtimestamp(low, UTC)
+    if until is None or until.timestamp() > high:
+        until = datetime.fromtimestamp(high, UTC)
+    logged = read_logged(store, since, until, tenant=tenant, most=_MOST_DRAWN)
+    return off_policy(logged) if len(logged) else None
+
+
+def add_up(
+    facts: Facts,
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    by: Sequence[str],
+    prices: str,
+    tenant: str | None = None,
+) -> Report:
+    """Add up what was read; arguments as of `make_report`.
+
+    Raises:
+        ValueError: A group is none of `GROUPS`.
+    """
+    _check(by)
+    by = tuple(dict.fromkeys(by))
+    if tenant is not None:
+        facts = facts.of_tenant(tenant)
+    cells = _cells(facts, by_day="day" in by)
+    rows = [
+        cells.summary(dict(zip(by, key, strict=True)), members)
+        for key, members in _grouped(cells, by).items()
+    ]
+    steps, quality = make_steps(facts)
+    compared = cluster_sums(facts)
     return Report(
-        since,
-        until,
-        tuple(by),
-        tuple(sorted(summaries, key=_order)) if by else (),
-        _summary({}, rows),
-        prices,
-        tuple(_steps(rows)),
-        tuple(_summary({"route": name}, members) for name, members in sorted(by_route.items())),
+        since=since,
+        until=until,
+        by=by,
+        rows=tuple(sorted(rows, key=_order)) if by else (),
+        total=cells.summary({}, np.arange(cells.size)),
+        prices=prices,
+        steps=steps,
+        routes=tuple(
+            cells.summary({"route": key[0]}, members)
+            for key, members in sorted(_grouped(cells, ("route",)).items())
+        ),
+        tenant=tenant,
+        escalations=_escalations(cells),
+        top_agents=_top_agents(cells),
+        quality=quality,
+        savings=savings(compared) if compared.requests.any() else None,
     )
 
 
 def report_of(
-    ledger: Ledger, since: datetime | str | None, until: datetime | str | None, by: Sequence[str], prices: str
+    ledger: Ledger,
+    since: datetime | str | None,
+    until: datetime | str | None,
+    by: Sequence[str],
+    prices: str,
+    tenant: str | None = None,
 ) -> Report:
     """Write what a ledger still holds, and add it up; waits for the disk. Times may be as `parse_time` reads them.
 
@@ -183,72 +222,60 @@ def report_of(
     now = datetime.now(UTC)
     low, high = (parse_time(when, now) if isinstance(when, str) else when for when in (since, until))
     ledger.flush()
-    return make_report(ledger.path, since=low, until=high, by=tuple(by), prices=prices)
+    return make_report(ledger.store, since=low, until=high, by=tuple(by), prices=prices, tenant=tenant)
 
 
-class _Row(msgspec.Struct, frozen=True):
-    started_at: float
-    duration_ms: float
-    overhead_ms: float
-    tenant: str
-    agent: str | None
-    tags: str
-    policy: str
-    route: str
-    model: str | None
-    task: str | None
-    input_tokens: int
-    cached_tokens: int
-    output_tokens: int
-    usage_estimated: int
-    cost_usd: float | None
-    baseline_cost_usd: float | None
-    cache: str
-    attempts: str
-    status: str
-    kind: str
-
-    @property
-    def fell_back(self) -> bool:
-        asked = self.attempts.count('"model":') - self.attempts.count('"outcome":"unused"')
-        return self.status == "ok" and asked > 1
+def _check(by: Sequence[str]) -> None:
+    unknown = [name for name in by if name not in GROUPS]
+    if unknown:
+        raise ValueError(f"cannot group by {unknown[0]!r}; there are {', '.join(GROUPS)}")
 
 
-def _read(path: Path, since: datetime | None, until: datetime | None) -> Iterator[_Row]:
-    if not path.exists():
-        raise LedgerError(f"nothing is recorded yet: there is no ledger at {path}")
-    low = since.timestamp() if since else -math.inf
-    high = until.timestamp() if until else math.inf
-    try:
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-        try:
-            # A file that no newer version has written to yet has no kinds.
-            kind = "kind" if schema_version(connection) >= OUTCOMES_SINCE else "'request'"
-            query = (
-                f"SELECT {', '.join(_READ)}, {kind} FROM entries WHERE started_at >= ? AND started_at < ? "  # noqa: S608
-                "ORDER BY started_at"
-            )
-            for row in connection.execute(query, (low, high)):
-                yield _Row(*row)
-        finally:
-            connection.close()
-    except sqlite3.Error as exc:
-        raise LedgerError(f"the ledger at {path} cannot be read: {exc}") from exc
+def _cells(facts: Facts, *, by_day: bool) -> Cells:
+    if not by_day:
+        return Cells(facts)
+    days, outcome_days = (
+        (times // _DAY).astype(np.intp) for times in (facts.rows["started_at"], facts.outcomes.at)
+    )
+    first = int(days.min(initial=outcome_days.min(initial=2**40)))
+    return Cells(facts, days - first, outcome_days - first, first_part=first)
 
 
-def _keys(row: _Row, by: Sequence[str]) -> Iterable[tuple[str, ...]]:
-    keys: list[tuple[str, ...]] = [()]
+def _grouped(cells: Cells, by: Sequence[str]) -> dict[tuple[str, ...], Ints]:
+    """Return the cells of each group; with `tag`, a cell may be in several."""
+    members = np.arange(cells.size)
+    group = np.zeros(cells.size, dtype=np.intp)
+    keys: list[tuple[str, ...]] = [()] if cells.size else []
     for name in by:
-        keys = [(*key, value) for key in keys for value in _values(row, name)]
-    return keys
+        slot, lengths, values, texts = _values(cells, name)
+        # A cell that has several values is there several times from here on.
+        value = values[spread(np.cumsum(lengths) - lengths, lengths, slot[members])]
+        own = lengths[slot[members]]
+        members, group = np.repeat(members, own), np.repeat(group, own) * max(len(texts), 1) + value
+        present, group = np.unique(group, return_inverse=True)
+        keys = [(*keys[at // len(texts)], texts[at % len(texts)]) for at in present.tolist()]
+    order = np.argsort(group, kind="stable")
+    ends = np.cumsum(np.bincount(group, None, len(keys)))[:-1]
+    return dict(zip(keys, np.split(members[order], ends), strict=True)) if keys else {}
 
 
-def _values(row: _Row, name: str) -> Sequence[str]:
+def _values(cells: Cells, name: str) -> tuple[Ints, Ints, Ints, list[str]]:
+    """Return the values of each cell: which list it has, the lists' lengths, the lists one after the other as places
+    among the texts, and the texts.
+    """
     if name == "day":
-        return (datetime.fromtimestamp(row.started_at, UTC).date().isoformat(),)
+        days, at = np.unique(cells.part, return_inverse=True)
+        dates = [datetime.fromtimestamp(day * _DAY, UTC).date().isoformat() for day in days.tolist()]
+        return at, np.ones(len(days), dtype=np.intp), np.arange(len(days)), dates
     if name == "tag":
-        return sorted(set(msgspec.json.decode(row.tags))) or ("-",)
-    return (getattr(row, name) or "-",)
+        # An empty one is none.
+        lists = [tuple(sorted({tag or "-" for tag in label.tags})) or ("-",) for label in cells.labels]
+    else:
+        lists = [(getattr(label, name) or "-",) for label in cells.labels]
+    places: dict[str, int] = {}
+    flat = [places.setdefault(value, len(places)) for values in lists for value in values]
+    lengths = np.array([len(values) for values in lists], dtype=np.intp)
+    return cells.label_at, lengths, np.array(flat, dtype=np.intp), list(places)
 
 
 def _order(summary: Summary) -> tuple[Any, ...]:
@@ -257,83 +284,18 @@ def _order(summary: Summary) -> tuple[Any, ...]:
     return (-summary.requests, tuple(summary.key.values()))
 
 
-def _summary(key: Mapping[str, str], all_rows: Sequence[_Row]) -> Summary:
-    rows = [row for row in all_rows if row.kind == "request"]
-    shadows = [row for row in all_rows if row.kind != "request"]
-    answered = [row for row in rows if row.status == "ok"]
-    by_models = [row for row in answered if row.route in ("local", "cloud")]
-    compared = _compared(all_rows)
-    baseline = math.fsum(pair[0] for pair in compared)
-    saved = math.fsum(pair[0] - pair[1] for pair in compared)
-    hits = sum(row.route == "cache" for row in rows)
-    p50, p95, p99 = _percentiles([row.duration_ms for row in answered], (50, 95, 99))
-    (overhead,) = _percentiles([row.overhead_ms for row in answered], (50,))
-    return Summary(
-        key=key,
-        requests=len(rows),
-        errors=sum(row.status == "error" for row in rows),
-        cancelled=sum(row.status == "cancelled" for row in rows),
-        fallbacks=sum(row.fell_back for row in rows),
-        input_tokens=sum(row.input_tokens for row in all_rows),
-        cached_tokens=sum(row.cached_tokens for row in all_rows),
-        output_tokens=sum(row.output_tokens for row in all_rows),
-        estimated=sum(bool(row.usage_estimated) for row in rows),
-        cost_usd=_known_cost(all_rows),
-        unknown_cost=sum(row.cost_usd is None for row in all_rows),
-        baseline_usd=baseline,
-        saved_usd=saved,
-        saved_share=saved / baseline if baseline > 0 else None,
-        cache_hits=hits,
-        cache_share=hits / len(answered) if answered else None,
-        local_share=sum(row.route == "local" for row in by_models) / len(by_models) if by_models else None,
-        latency_ms_p50=p50,
-        latency_ms_p95=p95,
-        latency_ms_p99=p99,
-        overhead_ms_p50=overhead,
-        shadows=len(shadows),
-        shadow_usd=_known_cost(shadows),
+def _escalations(cells: Cells) -> tuple[Escalation, ...]:
+    found: Counter[tuple[str, str]] = Counter()
+    counts = cells.counts
+    for at in np.flatnonzero(cells.has["escalated"] & cells.has["request"]).tolist():
+        for escalation in set(cells.labels[cells.label_at[at]].escalations):
+            found[escalation] += counts[at]
+    return tuple(
+        Escalation(*key, count) for key, count in sorted(found.items(), key=lambda kv: (-kv[1], kv[0]))
     )
 
 
-def _known_cost(rows: Sequence[_Row]) -> float:
-    return math.fsum(row.cost_usd for row in rows if row.cost_usd is not None)
-
-
-def _percentiles(values: Sequence[float], which: Sequence[int]) -> list[float | None]:
-    if not values:
-        return [None] * len(which)
-    return [float(value) for value in np.percentile(values, which)]
-
-
-# Charts have about this many steps.
-_STEPS = 48
-
-
-def _steps(rows: Sequence[_Row]) -> Iterator[Step]:
-    """Yield equal steps of time from the first entry to the last."""
-    if not rows:
-        return
-    first, last = rows[0].started_at, rows[-1].started_at
-    width = max(60.0, math.ceil((last - first + 1) / _STEPS / 60) * 60.0)
-    start = math.floor(first / width) * width
-    members: dict[int, list[_Row]] = {}
-    for row in rows:
-        members.setdefault(int((row.started_at - start) // width), []).append(row)
-    for at in range(int((last - start) // width) + 1):
-        inside = members.get(at, [])
-        counts = {
-            name: sum(row.route == name and row.kind == "request" for row in inside)
-            for name in ("local", "cloud", "cache", "none")
-        }
-        compared = _compared(inside)
-        paid, baseline = (math.fsum(pair[which] for pair in compared) for which in (1, 0))
-        yield Step(datetime.fromtimestamp(start + at * width, UTC), paid, baseline, **counts)
-
-
-def _compared(rows: Sequence[_Row]) -> list[tuple[float, float]]:
-    """(baseline cost, cost) of the requests where both are known: only these can be compared."""
-    return [
-        (row.baseline_cost_usd, row.cost_usd)
-        for row in rows
-        if row.baseline_cost_usd is not None and row.cost_usd is not None
-    ]
+def _top_agents(cells: Cells) -> tuple[Summary, ...]:
+    groups = {key[0]: members for key, members in _grouped(cells, ("agent",)).items() if key[0] != "-"}
+    dearest = sorted(groups, key=lambda agent: (-cells.cost(groups[agent]), agent))[:TOP_AGENTS]
+    return tuple(cells.summary({"agent": agent}, groups[agent]) for agent in dearest)

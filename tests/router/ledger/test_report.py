@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from smallfirst.router.errors import LedgerError
-from smallfirst.router.ledger import AttemptRecord, Entry, Ledger
-from smallfirst.router.ledger.render import html, table, to_csv
+from smallfirst.router.ledger import AttemptRecord, Entry, Ledger, store_at
+from smallfirst.router.ledger.page import html
+from smallfirst.router.ledger.render import table, to_csv
 from smallfirst.router.ledger.report import Report, make_report, parse_time
+from smallfirst.router.ledger.schema import SQLITE_MIGRATIONS
 from smallfirst.router.settings import LedgerSettings
 
 NOW = datetime(2026, 5, 2, 12, tzinfo=UTC)
@@ -33,7 +35,7 @@ def write(path: Path, entries: list[Entry]) -> None:
 
 def make(path: Path, **fields: Any) -> Report:
     return make_report(
-        path, **{"since": None, "until": None, "by": ("model", "route"), "prices": "p 1", **fields}
+        store_at(path), **{"since": None, "until": None, "by": ("model", "route"), "prices": "p 1", **fields}
     )
 
 
@@ -123,12 +125,18 @@ def test_times_are_read(text: str, when: datetime) -> None:
     assert parse_time(text, NOW) == when
 
 
+@pytest.mark.parametrize("text", ["yesterday", "7y", "99999999999d", ""])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"calendar|isoformat"):
+        parse_time(text, NOW)
+
+
 def test_the_page_needs_no_network_and_shows_labels_as_text(path: Path) -> None:
     page = html(make(path, by=("agent", "tag")))
     assert "<svg" in page
     assert HOSTILE not in page
     assert "&lt;script&gt;" in page
-    assert re.findall(r"(?:src|href)=|url\(|@import|<script|https?://", page) == []
+    assert re.findall(r"src=|href=\"(?!#|data:,)|url\((?!#)|@import|<script|https?://", page) == []
 
 
 def test_an_empty_time_says_so(path: Path) -> None:
@@ -203,9 +211,19 @@ def test_comparisons_are_billed_to_the_request_s_groups_and_said_on_the_page(tmp
 
 def test_a_ledger_of_the_first_version_can_still_be_read(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
-    write(path, [Entry(request_id="r1", started_at=NOW.timestamp(), duration_ms=5.0)])
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("ALTER TABLE entries DROP COLUMN kind")
+        connection.executescript(SQLITE_MIGRATIONS[0])
         connection.execute("PRAGMA user_version = 1")
+        names = [row[1] for row in connection.execute("PRAGMA table_info(entries)")]
+        row: dict[str, Any] = dict.fromkeys(names, 0)
+        row |= {"request_id": "old", "scores": "{}", "tags": "[]", "attempts": "[]"}
+        row |= dict.fromkeys(("tenant", "policy", "requested_model", "reason", "reason_code"), "x")
+        row |= {"route": "local", "cache": "off", "status": "ok", "model": "m", "started_at": NOW.timestamp()}
+        nothing = ("agent", "step", "session", "task", "baseline_model", "error_code")
+        marks = ", ".join("?" * len(row))
+        connection.execute(
+            f"INSERT INTO entries ({', '.join(row)}) VALUES ({marks})",  # noqa: S608
+            list((row | dict.fromkeys(nothing)).values()),
+        )
         connection.commit()
     assert make(path).total.requests == 1
