@@ -9,10 +9,13 @@ from types import MappingProxyType
 from .policy import Policy
 from .types import Allowance, Attempt, Candidate, Decision, Needs, Refusal, Score
 
-# Room that an answer needs where the caller sets no limit, in tokens.
+# Room that an answer needs, in tokens, where the caller sets no lower limit.
 OUTPUT_RESERVE = 256
 
 _NOTHING: Mapping[str, Allowance] = MappingProxyType({})
+
+# Why a model cannot take a request that others may send it.
+_NOT_ALLOWED = "key"
 
 
 def decide(
@@ -23,6 +26,7 @@ def decide(
     *,
     allowances: Mapping[str, Allowance] = _NOTHING,
     tightened: float = 0.0,
+    draw: float | None = None,
 ) -> Decision | Refusal:
     """Choose who answers, in which order.
 
@@ -34,10 +38,12 @@ def decide(
         allowances: Under a risk budget, what it allows the local models, by name; those that are not there get
             nothing.
         tightened: How much more likely to be right local models must be than is asked; over 1, nothing stays local.
+        draw: Uniform in [0, 1); decides whether the policy explores. None: it does not.
 
     Returns:
         A plan with at least one attempt, or a refusal that says what would have been needed.
     """
+    needs = _without_idle_limit(needs, candidates)
     excluded = {c.name: why for c in candidates if (why := _why_not(c, needs, policy)) is not None}
     if needs.pinned is not None:
         return _pinned(needs, policy, candidates, excluded)
@@ -47,18 +53,19 @@ def decide(
     local = [c for c in able if c.tier == "local"]
     cloud = [c for c in able if c.tier == "cloud"]
     if _local_only(needs, policy):
-        choice = _Choice("privacy_local", "privacy asks for a local model")
+        code = "pii_local_only" if needs.personal else "privacy_local"
+        choice = _Choice(code, _why_local(needs, policy))
         return _plan(_best_first(local, score), choice, policy, score)
     if not cloud:
-        code, reason = _why_no_cloud(candidates, excluded)
-        if not policy.fallback_to_local:
-            return Refusal("no_model_available", f"{reason}, and the policy does not fall back", policy.name)
-        choice = _Choice(code, f"{reason}; the local model answers")
-        return _plan(_best_first(local, score), choice, policy, score)
+        return _without_cloud(local, score, policy, _why_no_cloud(candidates, excluded))
     reference = _reference(cloud, policy)
     cloud = _cheapest_first(cloud, reference, score, policy)
-    if not local:
-        return _plan(cloud, _Choice(*_why_no_local(candidates, excluded)), policy, score)
+    cramped = {c.name: "context" for c in local if _is_cramped(c, needs)}
+    if len(cramped) == len(local):
+        spare = _best_first(local, score) if policy.fallback_to_local else []
+        choice = _Choice(*_why_no_local(candidates, {**excluded, **cramped}))
+        return _plan([*cloud, *spare], choice, policy, score)
+    local = [c for c in local if c.name not in cramped]
     if policy.max_quality_loss is None:
         choice = _by_score(local, reference, score, policy, tightened)
     else:
@@ -67,6 +74,7 @@ def decide(
         choice = _by_budget(local, baseline, score, policy, allowances, tightened)
     if _dearer(choice, cloud[0]):
         choice = _Choice("cloud_cheaper", f"{cloud[0].name} is expected to cost less")
+    choice = _explore(choice, _best_first(local, score)[0], policy, tightened, draw)
     if choice.local is not None:
         return _plan([choice.local, *cloud], choice, policy, score)
     spare = _best_first(local, score) if policy.fallback_to_local else []
@@ -75,17 +83,53 @@ def decide(
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """Why a plan is as it is; the local model that answers first, None where none was chosen; how it is checked."""
+    """Why a plan is as it is; the local model that answers first, None where none was chosen; how it is checked; how
+    likely it was."""
 
     code: str
     reason: str
     local: Candidate | None = None
     check: Allowance | None = None
+    propensity: float = 1.0
+
+
+_EXPLORED = "explored"
+
+
+def _explore(
+    choice: _Choice, local: Candidate, policy: Policy, tightened: float, draw: float | None
+) -> _Choice:
+    """Return the choice, or with half of the policy's rate the other tier's: of two tiers, a lot has each as often.
+
+    Asking the cloud in the local model's place costs money and no quality; the other way round it costs quality, which
+    a risk budget, or one that drift has used up, has not to give.
+    """
+    spared = policy.max_quality_loss is not None or tightened > 0
+    if draw is None or not policy.explore or (choice.local is None and spared):
+        return choice
+    other = policy.explore / 2
+    if draw >= other:
+        return replace(choice, propensity=1 - other)
+    where = "cloud" if choice.local is not None else "local model"
+    reason = f"drawn by lot for the {where}: '{policy.name}' explores {policy.explore:.3g} of its requests"
+    return _Choice(_EXPLORED, reason, local if choice.local is None else None, propensity=other)
+
+
+def _without_cloud(
+    local: Sequence[Candidate], score: Score | None, policy: Policy, why: tuple[str, str]
+) -> Decision | Refusal:
+    """Let the local models answer, where the policy falls back to them; `why`: a code, and words."""
+    code, reason = why
+    if not policy.fallback_to_local:
+        return Refusal("no_model_available", f"{reason}, and the policy does not fall back", policy.name)
+    choice = _Choice(code, f"{reason}; the local model answers")
+    return _plan(_best_first(local, score), choice, policy, score)
 
 
 def _plan(order: Sequence[Candidate], choice: _Choice, policy: Policy, score: Score | None) -> Decision:
     attempts = _attempts(order, policy) if choice.check is None else _checked(order, policy, choice.check)
-    return Decision(attempts, choice.reason, choice.code, policy.name, score)
+    explored = choice.code == _EXPLORED
+    return Decision(attempts, choice.reason, choice.code, policy.name, score, choice.propensity, explored)
 
 
 def _attempts(order: Sequence[Candidate], policy: Policy) -> tuple[Attempt, ...]:
@@ -214,6 +258,12 @@ def _local_only(needs: Needs, policy: Policy) -> bool:
     return needs.privacy == "local" or policy.privacy == "local"
 
 
+def _why_local(needs: Needs, policy: Policy) -> str:
+    if not needs.personal:
+        return "privacy asks for a local model"
+    return f"'{policy.name}' keeps {' and '.join(needs.personal)} in the house and asks for a local model"
+
+
 def _best_first(local: Sequence[Candidate], score: Score | None) -> list[Candidate]:
     """Order by P(success); the operator's order where it is unknown or equal (sorting is stable)."""
     if score is None or not score.known:
@@ -223,16 +273,40 @@ def _best_first(local: Sequence[Candidate], score: Score | None) -> list[Candida
 
 def _why_not(candidate: Candidate, needs: Needs, policy: Policy) -> str | None:
     """Return why a model cannot take the request: `privacy`, `context`, or the missing capability."""
+    if needs.allowed is not None and candidate.name not in needs.allowed:
+        return _NOT_ALLOWED
     if candidate.tier == "cloud" and _local_only(needs, policy):
         return "privacy"
     missing = needs.capabilities - candidate.capabilities
     if missing:
         return min(missing)
-    if needs.input_tokens + (needs.output_tokens or 0) > candidate.context_tokens:
-        return "context"
-    if needs.output_tokens is None and needs.input_tokens + OUTPUT_RESERVE > candidate.context_tokens:
-        return "context"
-    return None
+    return "context" if needs.input_tokens + _reserved(candidate, needs) > candidate.context_tokens else None
+
+
+def _without_idle_limit(needs: Needs, candidates: Sequence[Candidate]) -> Needs:
+    """Return what a request needs without a limit that no model's answer can reach: it says that there is none."""
+    limit = needs.output_tokens
+    if limit is None or any(limit < candidate.context_tokens for candidate in candidates):
+        return needs
+    return replace(needs, output_tokens=None)
+
+
+def _reserved(candidate: Candidate, needs: Needs) -> int:
+    """Return the room that an answer must have at least."""
+    if needs.output_tokens is None:
+        return OUTPUT_RESERVE
+    if candidate.answer_tokens is None:
+        return needs.output_tokens
+    # One that finds too little room says so, and the next model answers: see `router.escalation`.
+    return min(needs.output_tokens, OUTPUT_RESERVE)
+
+
+def _is_cramped(candidate: Candidate, needs: Needs) -> bool:
+    """Whether an answer may well be cut by the model's context: better to ask another one, where there is one."""
+    expected = candidate.answer_tokens or 0
+    if needs.output_tokens is not None:
+        expected = min(expected, needs.output_tokens)
+    return needs.input_tokens + expected > candidate.context_tokens
 
 
 def _pinned(
@@ -265,6 +339,8 @@ def _why_no_local(candidates: Sequence[Candidate], excluded: dict[str, str]) -> 
 
 
 def _words(why: str) -> str:
+    if why == _NOT_ALLOWED:
+        return "the key does not allow it"
     return "too long for its context" if why == "context" else f"needs {why.replace('_', ' ')}"
 
 
@@ -282,6 +358,12 @@ def _refuse(
     needs: Needs, policy: Policy, candidates: Sequence[Candidate], excluded: dict[str, str]
 ) -> Refusal:
     """Say what is missing, by the constraint that would have to give way."""
+    # What the key does not allow is not there for its owner; what else stands in the way is told.
+    candidates = [c for c in candidates if excluded.get(c.name) != _NOT_ALLOWED]
+    if excluded and not candidates:
+        said = "the key allows none of the models that could take it"
+        return Refusal("model_not_allowed", said, policy.name, "model", excluded)
+    excluded = {name: why for name, why in excluded.items() if why != _NOT_ALLOWED}
     reasons = set(excluded.values())
     if len(excluded) < len(candidates) or not candidates:
         return Refusal("no_model_available", "no model that could take it is available", policy.name)
@@ -290,17 +372,17 @@ def _refuse(
         what = f": the local model cannot take it ({_words(others[0])})" if others else ": none is configured"
         return Refusal(
             "privacy_local_only",
-            f"privacy asks for a local model{what}",
+            f"{_why_local(needs, policy)}{what}",
             policy.name,
-            "metadata.privacy",
+            "messages" if needs.personal else "metadata.privacy",
             excluded,
         )
     if "context" in reasons:
-        longest = max(c.context_tokens for c in candidates)
+        longest = max(candidates, key=lambda c: c.context_tokens)
         return Refusal(
             "context_length_exceeded",
-            f"the conversation has about {needs.input_tokens} tokens and asks for "
-            f"{needs.output_tokens or OUTPUT_RESERVE} more; the longest context configured has {longest}",
+            f"the conversation has about {needs.input_tokens} tokens and asks for {_reserved(longest, needs)} more; "
+            f"the longest context configured has {longest.context_tokens}",
             policy.name,
             "messages",
             excluded,

@@ -9,6 +9,13 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from .types import PersonalData
+
+# What its form alone gives away: no library is needed to find it.
+STRUCTURED: tuple[PersonalData, ...] = (
+    "secret", "email", "phone", "card", "iban", "ssn", "passport", "driver_licence", "birth_date", "ip", "crypto",
+)  # fmt: skip
+
 
 class Policy(BaseModel):
     """How requests are routed.
@@ -24,6 +31,17 @@ class Policy(BaseModel):
     description: str = ""
     privacy: Literal["any", "local"] = Field(
         default="any", description="`local`: no request leaves the house, whatever it asks for"
+    )
+    pii: Literal["off", "local-only", "redact-and-restore", "block"] = Field(
+        default="off",
+        description="what becomes of a request that holds personal data or secrets, before it reaches a cloud: "
+        "`local-only`: it stays in the house; `redact-and-restore`: the cloud gets placeholders in their place, and "
+        "the caller gets them back in the answer; `block`: it is refused; `off`: nobody looks. See docs/privacy.md",
+    )
+    pii_types: tuple[PersonalData, ...] = Field(
+        default=STRUCTURED,
+        min_length=1,
+        description="what counts; `name` and `address` need the extra `pii`",
     )
     min_local_success: float = Field(
         default=0.7, ge=0, le=1, description="P(success) that a local model must have"
@@ -80,6 +98,15 @@ class Policy(BaseModel):
         description="start the cloud's call while a checked local answer is still being made, as soon as its "
         "confidence so far falls under this; where the local answer is kept after all, that call is stopped and what "
         "it cost is booked. 0: never",
+    )
+    explore: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="share of requests whose first tier is drawn by lot, each as likely, from those that may take the "
+        "request; under a risk budget, and while drift has tightened the policy, only requests of the local model are "
+        "drawn. The probability is written down, so that what other policies would have cost can be estimated: see "
+        "docs/savings.md",
     )
     fallback_to_local: bool = Field(
         default=True, description="answer locally where the cloud is missing or down, and say so"

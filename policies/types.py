@@ -15,6 +15,12 @@ TaskKind = Literal[
     "creative", "chat", "agent",
 ]  # fmt: skip
 
+# What a text may give away of somebody: by its form, and the last two by its meaning alone.
+PersonalData = Literal[
+    "secret", "email", "phone", "card", "iban", "ssn", "passport", "driver_licence", "birth_date", "ip", "crypto",
+    "name", "address",
+]  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Needs:
@@ -22,10 +28,13 @@ class Needs:
 
     Attributes:
         input_tokens: Estimated prompt length, tools included.
-        output_tokens: The caller's limit on the answer's length, or None where none was given.
+        output_tokens: The caller's limit on the answer's length, or None where none was given. Many clients always
+            send a high one: it says how long an answer may be, not how long it will be.
         capabilities: What the model must be able to do.
         privacy: `local` where the data may not leave the house.
         pinned: A model that the caller named, or None for the policy's choice.
+        allowed: The models that the caller may use; None: all.
+        personal: What kinds of personal data it holds, where that is why `privacy` is `local`.
     """
 
     input_tokens: int
@@ -33,6 +42,8 @@ class Needs:
     capabilities: frozenset[Capability] = frozenset()
     privacy: Literal["any", "local"] = "any"
     pinned: str | None = None
+    allowed: frozenset[str] | None = None
+    personal: tuple[PersonalData, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,8 @@ class Candidate:
         name: As configured.
         tier: `local` runs in this house, `cloud` sends data out.
         context_tokens: Prompt and answer together, in tokens.
+        answer_tokens: How long its answer to this request may well be, in tokens; None where its server wants room
+            for the whole of the caller's limit (many refuse a prompt and a limit that are too long together).
         capabilities: What it can do.
         available: False where it is known to be down.
         measured: Whether its P(success) rests on its own outcomes, not on a like model's.
@@ -76,6 +89,7 @@ class Candidate:
     measured: bool = False
     usd: float | None = None
     baseline: bool = False
+    answer_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +150,9 @@ class Decision:
         code: The reason as a stable word, for metrics and filters.
         policy: The deciding policy's name.
         score: What the decision was based on; None where nothing was scored (a pinned model).
+        propensity: P(the first attempt's tier) for this request under the policy, in (0, 1]; 1 where nothing was left
+            to chance.
+        explored: Whether chance put another tier first than the policy would have.
     """
 
     attempts: tuple[Attempt, ...]
@@ -143,6 +160,8 @@ class Decision:
     code: str
     policy: str
     score: Score | None = None
+    propensity: float = 1.0
+    explored: bool = False
 
     @property
     def mode(self) -> Literal["route", "cascade"]:
@@ -155,7 +174,8 @@ class Refusal:
     """No model may or can answer.
 
     Attributes:
-        code: `context_length_exceeded`, `unsupported_capability`, `privacy_local_only` or `no_model_available`.
+        code: `context_length_exceeded`, `unsupported_capability`, `privacy_local_only`, `model_not_allowed` or
+            `no_model_available`.
         reason: What would have been needed and what is there, in words.
         param: The request's field that is to blame, where there is one.
     """

@@ -110,6 +110,55 @@ def test_what_is_too_long_for_the_local_context_goes_to_the_cloud() -> None:
     assert plan(decide(Needs(4000, output_tokens=50), EASY, BALANCED, [SMALL, BIG])) == ("small", "big")
 
 
+def test_a_high_limit_on_the_answer_is_no_need() -> None:
+    needs = Needs(100, output_tokens=64_000)
+    flexible = replace(SMALL, answer_tokens=300)
+    assert plan(decide(needs, EASY, BALANCED, [flexible, BIG])) == ("small", "big")
+    # Its server wants room for all of it.
+    assert plan(decide(needs, EASY, BALANCED, [SMALL, BIG])) == ("big",)
+
+
+@pytest.mark.parametrize("limit", [128_000, 2**31 - 1])
+def test_a_limit_that_no_model_can_reach_keeps_nobody_out(limit: int) -> None:
+    needs = Needs(100, output_tokens=limit)
+    flexible = replace(SMALL, answer_tokens=300)
+    assert plan(decide(needs, EASY, BALANCED, [flexible, BIG])) == ("small", "big")
+    assert plan(decide(needs, HARD, BALANCED, [flexible, BIG])) == ("big", "small")
+    # Where one can, it is asked, and the others are not.
+    huge = replace(BIG, name="huge", context_tokens=limit + 100)
+    score = replace(HARD, success={**HARD.success, "huge": 0.9})
+    assert plan(decide(needs, score, BALANCED, [flexible, BIG, huge])) == ("huge", "small")
+
+
+def test_an_answer_that_may_well_be_cut_goes_to_the_cloud_with_the_local_model_behind_it() -> None:
+    needs = Needs(3700, output_tokens=8192)
+    cramped = replace(SMALL, answer_tokens=800)
+    decided = decide(needs, EASY, BALANCED, [cramped, BIG])
+    assert plan(decided) == ("big", "small")
+    assert isinstance(decided, Decision)
+    assert decided.code == "local_unable"
+    # A longer context, or a lower limit, leaves room enough.
+    roomy = replace(cramped, name="roomy", context_tokens=8192)
+    score = replace(EASY, success={**EASY.success, "roomy": 0.9})
+    assert plan(decide(needs, score, BALANCED, [cramped, roomy, BIG])) == ("roomy", "big")
+    assert plan(decide(replace(needs, output_tokens=50), EASY, BALANCED, [cramped, BIG]))[0] == "small"
+
+
+def test_a_cramped_local_model_answers_where_nobody_else_may() -> None:
+    cramped = replace(SMALL, answer_tokens=800)
+    for needs in (Needs(3700, output_tokens=8192), Needs(3700)):
+        assert plan(decide(needs, EASY, BALANCED, [cramped])) == ("small",)
+        assert plan(decide(replace(needs, privacy="local"), EASY, BALANCED, [cramped, BIG])) == ("small",)
+
+
+def test_without_room_for_a_short_answer_a_local_model_cannot_take_a_request() -> None:
+    full = replace(SMALL, answer_tokens=800)
+    assert plan(decide(Needs(4000, output_tokens=8192), EASY, BALANCED, [full, BIG])) == ("big",)
+    refused = refusal(decide(Needs(4000, output_tokens=8192), EASY, BALANCED, [full]))
+    assert refused.code == "context_length_exceeded"
+    assert "asks for 256 more" in refused.reason
+
+
 def test_what_is_too_long_for_every_model_is_refused_with_the_numbers() -> None:
     refused = refusal(decide(Needs(200_000, output_tokens=10), EASY, BALANCED, [SMALL, BIG]))
     assert (refused.code, refused.param) == ("context_length_exceeded", "messages")
@@ -264,10 +313,13 @@ def test_no_plan_ever_breaks_a_hard_constraint(
     if isinstance(decided, Refusal):
         return
     assert decided.attempts
+    limit = needs.output_tokens or 0
+    # One that no model could reach is none.
+    least = limit if any(limit < model.context_tokens for model in models) else 256
     for attempt in decided.attempts:
         model = by_name[attempt.model]
         assert needs.capabilities <= model.capabilities
-        assert needs.input_tokens + (needs.output_tokens or 0) <= model.context_tokens
+        assert needs.input_tokens + least <= model.context_tokens
         assert model.available
         if needs.privacy == "local" or policy.privacy == "local":
             assert model.tier == "local"
