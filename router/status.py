@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .metrics import Labelled
+from .models.local.model import LocalModel
+from .models.local.protocol import Stats
 
 if TYPE_CHECKING:
     from .cache import CacheStats
@@ -14,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def readiness(gateway: Gateway) -> dict[str, Any]:
-    """Return `status` (`loading`, `degraded` or `ready`), the state of models, ledger and cache, and drift alarms.
+    """Return `status` (`loading`, `degraded` or `ready`), the state of models, ledger, cache, keys and limits, and
+    drift alarms.
 
     An alarm does not change the status: requests are served as well as before.
     """
@@ -24,7 +29,9 @@ def readiness(gateway: Gateway) -> dict[str, Any]:
         name: state if gateway.health.available(name) else "down"
         for name, state in gateway.model_states.items()
     }
+    access = None if gateway.access is None else gateway.access()
     healthy = ledger.healthy and (cache is None or cache.healthy)
+    healthy = healthy and (access is None or (access.keys and access.limits))
     status = "ready" if healthy and set(states.values()) <= {"ready"} else "degraded"
     if "loading" in states.values():
         status = "loading"
@@ -38,6 +45,8 @@ def readiness(gateway: Gateway) -> dict[str, Any]:
             "error": ledger.last_error,
         },
         "cache": _cache(gateway.reuse, cache) if gateway.reuse and cache else None,
+        "keys": None if access is None else {"healthy": access.keys},
+        "limits": None if access is None else {"store": access.limiter, "healthy": access.limits},
         "drift": gateway.drift.report(),
     }
 
@@ -53,38 +62,139 @@ def _cache(reuse: Reuse, stats: CacheStats) -> dict[str, Any]:
 
 
 def gauges(gateway: Gateway) -> Mapping[str, tuple[str, float | Labelled]]:
-    """Return what is read at every scrape: metric name -> (help, value, or values by labels)."""
+    """Return what is read at every scrape: metric name -> (help, value, or values by labels).
+
+    Nothing is waited for: local models say by themselves what they do, and this reads what they said last.
+    """
     ledger = gateway.ledger.health()
-    shadows: Labelled = {(("result", result),): float(n) for result, n in gateway.shadow.results.items()}
     values: dict[str, tuple[str, float | Labelled]] = {
+        "smallfirst_ledger_healthy": (
+            "1 where the last write of the ledger succeeded",
+            float(ledger.healthy),
+        ),
         "smallfirst_ledger_pending": ("Entries that are not on disk yet", float(ledger.pending)),
-        "smallfirst_ledger_lost": ("Entries that could not be written", float(ledger.lost)),
-        "smallfirst_feedback": ("Ratings of answers that were taken", float(gateway.ratings.taken)),
-        "smallfirst_shadow": ("Comparisons of local answers with the baseline's, by result", shadows),
+        "smallfirst_ledger_lost_total": ("Entries that could not be written", float(ledger.lost)),
+        "smallfirst_feedback_total": ("Ratings of answers that were taken", float(gateway.ratings.taken)),
+        "smallfirst_shadow_total": (
+            "Comparisons of local answers with the baseline's, by result",
+            _by("result", gateway.shadow.results),
+        ),
+        "smallfirst_model_up": (
+            "1 where a model is asked, 0 while it rests after failures",
+            {(("model", name),): float(gateway.health.available(name)) for name in gateway.models},
+        ),
+        **_access(gateway),
         **gateway.drift.gauges(),
+        **_local({name: m for name, m in gateway.models.items() if isinstance(m, LocalModel)}),
     }
-    if gateway.reuse is not None:
-        recall, stats = gateway.reuse.recall, gateway.reuse.recall.cache.stats()
-        checks: Labelled = {(("result", result),): float(n) for result, n in gateway.reuse.checks.items()}
-        found: Labelled = {(("result", state),): float(n) for state, n in gateway.reuse.found.items()}
-        alarms: Labelled = {(("state", state),): float(n) for state, n in recall.evidence.report().items()}
-        values |= {
-            "smallfirst_cache_lookups": ("Requests by what the cache had for them", found),
-            "smallfirst_cache_refreshed": (
-                "Stale answers that were asked again",
-                float(gateway.reuse.refreshed),
-            ),
-            "smallfirst_cache_errors": ("Failures of the cache's store", float(stats.errors)),
-            "smallfirst_cache_skipped": ("Look-ups skipped while it was down", float(stats.skipped)),
-            "smallfirst_cache_damaged": ("Entries that could not be read", float(recall.damaged)),
-            "smallfirst_cache_semantic": (
-                "1 where answers are given to similar requests, too",
-                float(recall.similar),
-            ),
-            "smallfirst_cache_checks": (
-                "Answers to similar requests that were asked again, by result",
-                checks,
-            ),
-            "smallfirst_cache_namespaces": ("Namespaces where too many such answers were wrong", alarms),
-        }
-    return values
+    return values if gateway.reuse is None else values | _reuse(gateway.reuse)
+
+
+def _access(gateway: Gateway) -> dict[str, tuple[str, float | Labelled]]:
+    if gateway.access is None:
+        return {}
+    access = gateway.access()
+    return {
+        "smallfirst_keys_healthy": (
+            "1 where the store of keys could be read last; else no key that is revoked is noticed",
+            float(access.keys),
+        ),
+        "smallfirst_limits_healthy": ("1 where the store of keys' limits answers", float(access.limits)),
+    }
+
+
+def _reuse(reuse: Reuse) -> dict[str, tuple[str, float | Labelled]]:
+    recall, stats = reuse.recall, reuse.recall.cache.stats()
+    return {
+        "smallfirst_cache_healthy": ("1 where the cache's store answers", float(stats.healthy)),
+        "smallfirst_cache_lookups_total": (
+            "Requests by what the cache had for them",
+            _by("result", reuse.found),
+        ),
+        "smallfirst_cache_refreshed_total": ("Stale answers that were asked again", float(reuse.refreshed)),
+        "smallfirst_cache_errors_total": ("Failures of the cache's store", float(stats.errors)),
+        "smallfirst_cache_skipped_total": ("Look-ups skipped while it was down", float(stats.skipped)),
+        "smallfirst_cache_damaged_total": ("Entries that could not be read", float(recall.damaged)),
+        "smallfirst_cache_semantic": (
+            "1 where answers are given to similar requests, too",
+            float(recall.similar),
+        ),
+        "smallfirst_cache_checks_total": (
+            "Answers to similar requests that were asked again, by result",
+            _by("result", reuse.checks),
+        ),
+        "smallfirst_cache_namespaces": (
+            "Namespaces by whether too many such answers were wrong there",
+            _by("state", recall.evidence.report()),
+        ),
+    }
+
+
+# What an engine says of itself: metric -> (help, what of its statistics).
+_ENGINE: tuple[tuple[str, str, Callable[[Stats], int]], ...] = (
+    ("queue", "Sequences that wait to join a local model's batch", lambda stats: stats.waiting),
+    ("busy", "Sequences in a local model's batch", lambda stats: stats.active),
+    ("kv_tokens", "Room for tokens in a local model's memory", lambda stats: stats.cells),
+    (
+        "kv_tokens_used",
+        "Of that room, what is taken; beginnings that are kept for reuse included",
+        lambda stats: stats.cells_used,
+    ),
+    (
+        "kv_tokens_kept",
+        "Of what is taken, beginnings that are kept for reuse and given up where room is short",
+        lambda stats: stats.cells_kept,
+    ),
+)
+
+
+def _local(models: Mapping[str, LocalModel]) -> dict[str, tuple[str, float | Labelled]]:
+    """Return what local models do; those that are not loaded have no values but that."""
+    loaded = {name: stats for name, model in models.items() if (stats := model.stats) is not None}
+    if not models:
+        return {}
+    values: dict[str, tuple[str, float | Labelled]] = {
+        "smallfirst_local_loaded": (
+            "1 where a local model is in memory",
+            _by("model", {name: model.loaded for name, model in models.items()}),
+        ),
+        "smallfirst_local_outstanding": (
+            "Jobs that a local model has and that are not done",
+            _by("model", {name: model.outstanding for name, model in models.items()}),
+        ),
+    }
+    if not loaded:
+        return values
+    for metric, words, of in _ENGINE:
+        each = _by("model", {name: of(stats) for name, stats in loaded.items()})
+        values[f"smallfirst_local_{metric}"] = (words, each)
+    tokens: Labelled = {
+        (("model", name), ("type", kind)): float(count)
+        for name, stats in loaded.items()
+        for kind, count in (("read", stats.tokens_read), ("made", stats.tokens_made))
+    }
+    memory = {name: _resident_bytes(models[name].pid) for name in loaded}
+    return {
+        **values,
+        "smallfirst_local_tokens_total": (
+            "Tokens that a local model computed since it was loaded: read of prompts, made of replies",
+            tokens,
+        ),
+        "smallfirst_local_memory_bytes": (
+            "Resident memory of a local model's process (Linux only)",
+            _by("model", {name: size for name, size in memory.items() if size is not None}),
+        ),
+    }
+
+
+def _by(label: str, counts: Mapping[Any, float]) -> Labelled:
+    return {((label, str(value)),): float(count) for value, count in counts.items()}
+
+
+def _resident_bytes(pid: int | None) -> float | None:
+    """Return a process's resident memory as the kernel tells it; None where it does not (no `/proc`), or is gone."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
+    except (OSError, IndexError):
+        return None
+    return float(pages) * os.sysconf("SC_PAGE_SIZE")

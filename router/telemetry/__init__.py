@@ -1,0 +1,1 @@
+"""What operators see beside metrics: traces by OpenTelemetry, and structured logs."""

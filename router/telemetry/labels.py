@@ -1,0 +1,60 @@
+"""Labels that stay few: an upstream may put any word into an error, and a metric must not grow by it."""
+
+from __future__ import annotations
+
+OTHER = "other"
+
+# Every code that this package gives an error itself; a test compares the set with the sources.
+CODES = frozenset(
+    {
+        "admin_off",
+        "body_too_large",
+        "cache_unavailable",
+        "context_length_exceeded",
+        "cross_site",
+        "empty_array",
+        "forbidden",
+        "insufficient_quota",
+        "internal_error",
+        "invalid_api_key",
+        "invalid_json",
+        "invalid_schema",
+        "invalid_type",
+        "invalid_value",
+        "ledger_unavailable",
+        "limits_unavailable",
+        "local_model_crashed",
+        "local_model_failed",
+        "missing_field",
+        "model_not_allowed",
+        "model_not_found",
+        "model_unavailable",
+        "no_cloud_model",
+        "no_keys_configured",
+        "no_memory",
+        "out_of_range",
+        "pii_blocked",
+        "privacy_local_only",
+        "queue_full",
+        "rate_limit_exceeded",
+        "request_not_found",
+        "response_not_found",
+        "responses_unavailable",
+        "settings_error",
+        "stream_broken",
+        "timeout",
+        "too_many_viewers",
+        "unknown_host",
+        "unsupported_content_part",
+        "unsupported_parameter",
+        "unsupported_schema",
+        "unsupported_tool",
+        "upstream_authentication",
+        "upstream_unreachable",
+    }
+)
+
+
+def code_label(code: str | None) -> str:
+    """Return an error's code where it is one of ours, else `other`: codes of upstreams are without bound."""
+    return code if code in CODES else OTHER
