@@ -22,8 +22,9 @@ test: $(VENV)/.dev  ## Set up if need be, lint, check types and run the tests
 test-clients: $(VENV)/.clients build/clients/openai2/.ready build/clients/crewai/.ready  ## Set up if need be, and try other people's clients and frameworks on a running gateway
 	$(BIN)/pytest -m "clients or not clients" tests/clients --junitxml=build/clients.xml
 
-bench: $(VENV)/.dev  ## Measure what a routing decision costs
+bench: $(VENV)/.dev  ## Measure what a routing decision costs, and the gateway beside others (20 minutes)
 	$(BIN)/smallfirst bench decision
+	$(BIN)/smallfirst bench gateway --write docs/performance.md
 
 lint: $(VENV)/.dev  ## Format and lint
 	$(BIN)/ruff format .
@@ -38,11 +39,11 @@ $(VENV)/.serve: pyproject.toml deploy/setup.sh
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml deploy/setup.sh
-	@deploy/setup.sh $(PYTHON) $(VENV) local,langchain,otel,redis-server,train,dev
+	@deploy/setup.sh $(PYTHON) $(VENV) local,langchain,otel,postgres,redis-server,train,dev
 	@touch $@ $(VENV)/.serve
 
 $(VENV)/.clients: pyproject.toml deploy/setup.sh
-	@deploy/setup.sh $(PYTHON) $(VENV) local,langchain,otel,redis-server,train,dev,clients
+	@deploy/setup.sh $(PYTHON) $(VENV) local,langchain,otel,postgres,redis-server,train,dev,clients
 	@touch $@ $(VENV)/.dev $(VENV)/.serve
 
 # Clients that cannot be installed beside this project's tests. They talk HTTP, so another environment will do.

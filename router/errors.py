@@ -7,11 +7,15 @@ SmallfirstError
 └── RequestError            a request was not served; has HTTP status, type, code and param
     ├── InvalidRequest          400: the request itself is wrong; `param` names the field
     ├── AuthenticationFailed    401: no key, or one that is not known
+    ├── Forbidden               403: a known caller may not do this; `ModelNotAllowed` names the field
+    ├── OverLimit               429: a key's limit (`retry_after`) or budget is used up
+    ├── LimitsUnavailable       503: limits cannot be counted now, and the settings say to refuse then
     ├── ModelNotFound           404: no model or policy of that name
     ├── RequestNotFound         404: no request of that id among the caller's own
     ├── ResponseNotFound        404: no stored response of that id among the caller's own
     ├── LedgerUnavailable       503: the ledger was to be read for the caller, and cannot be
     ├── CacheUnavailable        503: the cache was to be emptied, and its store does not answer
+    ├── ResponsesUnavailable    503: a stored response was asked for, and its store does not answer
     ├── BodyTooLarge            413: over `limits.max_body_bytes`
     ├── CannotServe             no model may or can serve it (privacy, capability, context length)
     └── ModelError              a model was asked and failed
@@ -83,6 +87,54 @@ class AuthenticationFailed(RequestError):
     status, type, code = 401, "authentication_error", "invalid_api_key"
 
 
+class Forbidden(RequestError):
+    """The caller is known, or needs no key, but may not do this."""
+
+    status, type, code = 403, "permission_error", "forbidden"
+
+
+class ModelNotAllowed(Forbidden):
+    """The key does not allow the model or policy."""
+
+    type, code = "invalid_request_error", "model_not_allowed"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="model")
+
+
+class OverLimit(RequestError):
+    """A key's limit is reached, or its budget spent.
+
+    Args:
+        retry_after: Seconds until there is room again; None: never.
+        type: As OpenAI names it: `requests`, `tokens` or `insufficient_quota`.
+        code: `rate_limit_exceeded` or `insufficient_quota`.
+    """
+
+    status = 429
+
+    def __init__(self, message: str, *, retry_after: float | None, type: str, code: str) -> None:
+        super().__init__(message, code=code)
+        self.type = type
+        self._retry_after = retry_after
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until there is room again."""
+        return self._retry_after
+
+
+class LimitsUnavailable(RequestError):
+    """What keys have used is kept in a store that does not answer, and the settings say to refuse then."""
+
+    status, code = 503, "limits_unavailable"
+
+    @property
+    def retry_after(self) -> float | None:
+        """A restarted store is back soon."""
+        return 5.0
+
+
 class ModelNotFound(RequestError):
     """No model or policy of that name is configured."""
 
@@ -123,6 +175,17 @@ class CacheUnavailable(RequestError):
         return 5.0
 
 
+class ResponsesUnavailable(RequestError):
+    """A stored response was asked for, and their store does not answer: the context is unknown."""
+
+    status, code = 503, "responses_unavailable"
+
+    @property
+    def retry_after(self) -> float | None:
+        """A restarted store is back soon."""
+        return 5.0
+
+
 class BodyTooLarge(RequestError):
     """The body is over the limit."""
 
@@ -136,9 +199,16 @@ class CannotServe(RequestError):
 
 
 class ModelError(RequestError):
-    """A model was asked and failed; another attempt may succeed where nothing was shown yet."""
+    """A model was asked and failed; another attempt may succeed where nothing was shown yet.
+
+    Attributes:
+        retries: How often it was tried again.
+        billed_tries: Of all tries, those that the provider may bill: it had the prompt, and answered with no error.
+    """
 
     status, type = 502, "upstream_error"
+    retries: int = 0
+    billed_tries: int = 0
 
 
 class UpstreamError(ModelError):
@@ -200,9 +270,11 @@ class ModelTimeout(ModelError):
     """The model took longer than its configured limit."""
 
     status, type, code = 504, "upstream_error", "timeout"
+    billed_tries = 1
 
 
 class StreamBroken(ModelError):
     """A stream failed after its first chunk; what was shown cannot be taken back."""
 
     code = "stream_broken"
+    billed_tries = 1

@@ -7,7 +7,8 @@ agree on are held to their end. Nothing of an answer that is turned down is ever
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -15,13 +16,14 @@ import msgspec
 
 from smallfirst.policies import Attempt
 
-from .billing import NOTHING, total
+from .billing import NOTHING
 from .cache import ChunkCollector, replay
 from .classification.choice import label_choice
 from .comparison import agree, can_compare
 from .confidence import Confidence
 from .errors import RequestError, StreamBroken
 from .models.base import Model
+from .usage import total
 from .validity import flaw, may_call, must_call, wants_json
 from .wire import ChatRequest, Reply, ReplyStream, Usage
 
@@ -30,7 +32,7 @@ HELD_TOKENS = 16
 # Further samples are drawn so freely where the caller does not say how freely.
 SAMPLE_TEMPERATURE = 0.7
 
-Cause = Literal["unsure", "disagreed", "invalid"]
+Cause = Literal["unsure", "disagreed", "invalid", "cut"]
 # Told the confidence of what there is of an answer, again and again while it is made and not shown.
 Watch = Callable[[Confidence | None], None]
 
@@ -44,6 +46,7 @@ class Ask:
     Attributes:
         usage_of: What a reply took, estimated where its model does not say.
         watch: None where nobody wants to know.
+        followed: Whether another model may be asked after this one.
     """
 
     model: Model
@@ -51,6 +54,7 @@ class Ask:
     attempt: Attempt
     usage_of: Callable[[Reply], Usage]
     watch: Watch | None = None
+    followed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,12 @@ class Rejected(Exception):
         answer: The answer, where all of it is there and it is of use should nobody else be able to answer.
         usage: What that took, where it is known.
         tokens: How many tokens were counted of an answer that was not finished.
+
+    Attributes:
+        retries, billed_tries: Before the answer began; as a `Reply`'s.
     """
+
+    retries = billed_tries = 0
 
     def __init__(
         self,
@@ -111,9 +120,12 @@ class Whole:
 
     async def ask(self, ask: Ask) -> Kept[Reply]:
         """See `Form`."""
-        if not ask.attempt.checked:
-            return Kept(await ask.model.complete(ask.request))
-        return await _examined(ask)
+        if ask.attempt.checked:
+            return await _examined(ask)
+        reply = await ask.model.complete(ask.request)
+        with _after_tries(reply):
+            _require_room(reply, ask)
+        return Kept(reply)
 
     async def stop(self, result: Reply) -> None:
         """Nothing runs any more."""
@@ -148,7 +160,9 @@ def _in_one_piece(request: ChatRequest) -> ChatRequest:
 
 
 def _streamed(kept: Kept[Reply]) -> Kept[ReplyStream]:
-    return Kept(ReplyStream(replay(kept.result.body), retries=kept.result.retries), kept.besides)
+    reply = kept.result
+    stream = ReplyStream(replay(reply.body), retries=reply.retries, billed_tries=reply.billed_tries)
+    return Kept(stream, kept.besides)
 
 
 # --- whole answers ------------------------------------------------------------------------------------------------
@@ -157,11 +171,17 @@ def _streamed(kept: Kept[Reply]) -> Kept[ReplyStream]:
 async def _examined(ask: Ask) -> Kept[Reply]:
     """Ask once; if that answer is good enough, as often as the attempt says, and return what the majority says."""
     reply = await _reply(ask)
+    with _after_tries(reply):
+        return await _majority(reply, ask)
+
+
+async def _majority(reply: Reply, ask: Ask) -> Kept[Reply]:
+    """Check a first answer, and ask for the others where it is good enough."""
+    _require_room(reply, ask)
     _require_valid(reply, ask)
     if _is_unsure(reply.confidence, ask.attempt):
         raise _unsure(reply.confidence, ask, answer=Kept(reply), usage=ask.usage_of(reply))
-    # Labels whose probabilities were computed would come out the same every time.
-    if ask.attempt.samples == 1 or "classification" in reply.body or not can_compare(_message(reply)):
+    if ask.attempt.samples == 1 or not _may_agree(reply):
         return Kept(reply)
     replies = [reply, *await _further_samples(ask)]
     usages = [ask.usage_of(one) for one in replies]
@@ -170,6 +190,16 @@ async def _examined(ask: Ask) -> Kept[Reply]:
         words = f"disagreed with itself ({alike} of {ask.attempt.samples} answers alike)"
         raise Rejected("disagreed", words, answer=Kept(reply, total(*usages[1:])), usage=total(*usages))
     return Kept(replies[chosen], total(*usages[:chosen], *usages[chosen + 1 :]))
+
+
+@contextmanager
+def _after_tries(answer: Reply | ReplyStream) -> Iterator[None]:
+    """Note how often an answer was asked for before it was turned down."""
+    try:
+        yield
+    except Rejected as exc:
+        exc.retries, exc.billed_tries = answer.retries, answer.billed_tries
+        raise
 
 
 def _likeliest(replies: Sequence[Reply], ask: Ask) -> tuple[int, int]:
@@ -188,6 +218,14 @@ def _likeliest(replies: Sequence[Reply], ask: Ask) -> tuple[int, int]:
     counts = [alike(message) for message in messages]
     most = max(counts)
     return counts.index(most), most
+
+
+def _may_agree(reply: Reply) -> bool:
+    """Whether further samples can say something of an answer."""
+    # Labels whose probabilities were computed would come out the same every time; who asks for several answers wants
+    # them to differ.
+    several = len(reply.body["choices"]) > 1
+    return not several and "classification" not in reply.body and can_compare(_message(reply))
 
 
 def _message(reply: Reply) -> Mapping[str, Any]:
@@ -210,7 +248,8 @@ async def _reply(ask: Ask) -> Reply:
     body = collector.body()
     if body is None:
         raise StreamBroken(f"The answer of model '{ask.model.name}' ended before it was complete.")
-    return Reply(body, Usage.from_wire(collector.usage), stream.retries, stream.confidence)
+    usage = Usage.of_reply(body)
+    return Reply(body, usage, stream.retries, stream.confidence, stream.cut, stream.billed_tries)
 
 
 async def _further_samples(ask: Ask) -> list[Reply]:
@@ -238,6 +277,13 @@ def _require_valid(reply: Reply, ask: Ask) -> None:
     found = _flaw(reply, ask)
     if found is not None:
         raise Rejected("invalid", f"gave no valid answer ({found})", usage=ask.usage_of(reply))
+
+
+def _require_room(reply: Reply, ask: Ask) -> None:
+    """Turn an answer down that its model had no room for, where another one may have it."""
+    if reply.cut and ask.followed:
+        words = "had no room for the whole answer"
+        raise Rejected("cut", words, answer=Kept(reply), usage=ask.usage_of(reply))
 
 
 def _is_unsure(confidence: Confidence | None, attempt: Attempt) -> bool:
@@ -315,7 +361,8 @@ async def hold(stream: ReplyStream, ask: Ask) -> ReplyStream:
             if enough and not calling:
                 ended = False
                 break
-        return _judged(stream, ask, _Resumed(stream, held, None if ended else chunks))
+        with _after_tries(stream):
+            return _judged(stream, ask, _Resumed(stream, held, None if ended else chunks))
     except BaseException:
         await stream.aclose()
         raise
@@ -328,6 +375,11 @@ def _judged(stream: ReplyStream, ask: Ask, resumed: _Resumed) -> ReplyStream:
         reply = resumed.reply()
         if reply is None:
             raise StreamBroken(f"The answer of model '{ask.model.name}' ended before it was complete.")
+        try:
+            _require_room(reply, ask)
+        except Rejected as exc:
+            exc.answer = Kept(resumed)
+            raise
         _require_valid(reply, ask)
         usage = ask.usage_of(reply)
     if _is_unsure(stream.confidence, ask.attempt):
@@ -346,7 +398,7 @@ class _Resumed(ReplyStream):
     """
 
     def __init__(self, stream: ReplyStream, held: list[bytes], rest: AsyncIterator[bytes] | None) -> None:
-        super().__init__(self, retries=stream.retries)
+        super().__init__(self, retries=stream.retries, billed_tries=stream.billed_tries)
         self._stream = stream
         self._held = held[::-1]
         self._rest = rest
@@ -363,8 +415,10 @@ class _Resumed(ReplyStream):
         for chunk in reversed(self._held):
             collector.add(chunk)
         body = collector.body()
-        usage = Usage.from_wire(collector.usage)
-        return None if body is None else Reply(body, usage, self.retries, self.confidence)
+        if body is None:
+            return None
+        usage, cut = Usage.of_reply(body), self._stream.cut
+        return Reply(body, usage, self.retries, self.confidence, cut, self.billed_tries)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

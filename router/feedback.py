@@ -160,7 +160,7 @@ class Feedback:
         if recent is not None:
             return recent[1]
         try:
-            return await asyncio.to_thread(find, self._ledger.path, request_id, tenant)
+            return await asyncio.to_thread(find, self._ledger.store, request_id, tenant)
         except LedgerError as exc:
             raise LedgerUnavailable("The ledger cannot be read now; try again.") from exc
 

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -20,26 +20,32 @@ from .billing import Answered, Billing
 from .cache import Cache, CachedReply, open_cache, replay
 from .cache.recall import Recall
 from .classification.model import ClassifierModel
-from .classification.request import ClassifyFields, chat_body, result_of
+from .classification.request import chat_body, result_of
 from .classification.request import parse as parse_classify
+from .counterfactual import Counterfactual
 from .drift import DriftMonitor
 from .errors import ModelNotFound, RequestError, SmallfirstError
 from .escalation import Form, Streamed, Whole
 from .expected import ExpectedCost
+from .exploring import Lot, Lots
 from .feedback import Feedback
 from .health import ModelHealth
 from .hints import read_hints
 from .journey import Journey, Status
 from .ledger import Entry, Ledger, Outcome
 from .ledger.report import Report, report_of
+from .ledger.texts import text_of
 from .metrics import Metrics
 from .models import make_models
 from .models.base import Embedder, Model
+from .models.local.memory import MemoryBudget
 from .prices import PriceList
+from .privacy.door import doors
+from .privacy.screening import screener_of
 from .relay import Relay
 from .reuse import Reuse
 from .risk import Budgets
-from .routing import AUTO, Routing
+from .routing import AUTO, Routing, Target
 from .running import Runner
 from .scoring import Scorer
 from .semantic.equivalence import Equivalence
@@ -48,14 +54,22 @@ from .settings import LocalModelSettings, Settings
 from .settings_file import find_settings_file, load_settings
 from .shadow import Shadow
 from .status import gauges
+from .succession import models_still_good, same_store
+from .telemetry.context import Telemetry
+from .telemetry.exporting import telemetry_of
+from .telemetry.logs import request_ended
+from .telemetry.otel import OpenTelemetry
 from .wire import ChatRequest, Reply, ReplyStream
 
 if TYPE_CHECKING:
+    from .access.gate import AccessHealth
     from .sync import SyncGateway
 
 T = TypeVar("T")
 
 log = logging.getLogger("smallfirst")
+
+Admitted = Callable[[ChatRequest], AbstractAsyncContextManager[ChatRequest]]
 
 _WHOLE, _STREAMED = Whole(), Streamed()
 
@@ -74,6 +88,9 @@ class Gateway:
         models: Replaces configured models by name; meant for tests and for models of one's own. They stay open when
             the gateway is closed.
         drift: Replaces the monitor of risk budgets; default: one of the budgets in the settings.
+        lot: Draws the numbers by which policies explore; default: by a hash of session and turn.
+        telemetry: Takes traces; default: what the settings ask for.
+        predecessor: The gateway that this one follows with other settings; see `succession`.
         base_url: A running proxy, with `/v1`: what is made is then a `RemoteGateway`, whose `route` is to be awaited.
         api_key: The proxy's key, where it asks for one.
 
@@ -104,19 +121,37 @@ class Gateway:
         *,
         models: Mapping[str, Model] | None = None,
         drift: DriftMonitor | None = None,
+        telemetry: Telemetry | None = None,
+        lot: Lot | None = None,
+        predecessor: Gateway | None = None,
         base_url: str | None = None,
         api_key: str | None = None,
     ) -> None:
         self.settings = settings or _settings_from_environment()
-        self.health = ModelHealth()
+        before = predecessor
+        self.health: ModelHealth = ModelHealth() if before is None else before.health
         self.prices = PriceList()
-        self._own_models = make_models(self.settings, without=models or ())
-        self.models: dict[str, Model] = {**self._own_models, **(models or {})}
+        self._memory: MemoryBudget = (
+            MemoryBudget(self.settings.models_memory) if before is None else before._memory
+        )
+        self._given: dict[str, Model] = dict(models or {}) if before is None else before._given
+        kept = {} if before is None else models_still_good(before, self.settings)
+        made = make_models(self.settings, without={*self._given, *kept}, budget=self._memory)
+        self.own_models: dict[str, Model] = {**kept, **made}
+        self.models: dict[str, Model] = {**self.own_models, **self._given}
         specialists = {m.name: m.certainty for m in self.models.values() if isinstance(m, ClassifierModel)}
-        scorer = Scorer.load()
+        self.screener = screener_of(self.settings)
+        asked = self.models
+        if self.screener.needed:
+            asked = doors(self.models, {m.name for m in self.settings.models if m.tier == "cloud"})
+        scorer: Scorer = Scorer.load() if before is None else before._scorer
+        self._scorer: Scorer = scorer
         self.budgets = Budgets.load(self.settings, scorer, self.prices.price)
-        self.drift = drift or self._watch()
-        self.expected = ExpectedCost(self.settings.models, self.prices.price)
+        self.drift = drift or self._watch(before)
+        if before is not None and before.settings.models == self.settings.models:
+            self.expected: ExpectedCost = before.expected
+        else:
+            self.expected = ExpectedCost(self.settings.models, self.prices.price)
         self.routing = Routing(
             self.settings,
             scorer,
@@ -126,31 +161,49 @@ class Gateway:
             specialists=specialists,
             tightened=self.drift.tightened,
         )
-        self.reuse = self._open_cache(scorer)
-        self.ledger = Ledger(self.settings.ledger)
-        self.metrics = Metrics(lambda: gauges(self))
-        self.billing = Billing(self.settings, self.prices, self.routing.count_tokens)
+        self.reuse = self._open_cache(scorer, before)
+        self.ledger: Ledger = Ledger(self.settings.ledger) if before is None else before.ledger
+        self.metrics: Metrics = Metrics(lambda: gauges(self)) if before is None else before.metrics
+        self.telemetry: Telemetry | None = telemetry or (
+            telemetry_of(self.settings) if before is None else before.telemetry
+        )
+        self.billing = Billing(
+            self.settings, self.prices, self.routing.count_tokens, expected=self.expected.output_tokens
+        )
+        self.counterfactual = Counterfactual(self.settings, self.prices, self.expected)
+        self._remembers = before is not None and before.expected is self.expected
+        self._lot: Lot = lot or (Lots() if before is None else before._lot)
         self.ratings = Feedback(self.ledger, self.drift, self.settings.drift)
+        if before is not None and before.drift is self.drift:
+            self.ratings = before.ratings
         self.shadow = Shadow(
             self.settings,
-            self.models,
+            asked,
             self.drift,
-            prices=self.prices,
+            billing=self.billing,
             available=self.health.available,
             keep=self._keep,
+            paired=self.counterfactual.paired,
         )
-        self._runner = Runner(self.models, self.health, self.billing)
+        self._runner = Runner(asked, self.health, self.billing)
+        # Set by a server: what readiness and metrics say of its keys and limits.
+        self.access: Callable[[], AccessHealth] | None = None if before is None else before.access
         self._started = False
         self.model_states = dict.fromkeys(self.models, "not loaded")
+        # Whose states these are.
+        self._serving: dict[str, Model] = dict(self.models)
 
     @property
     def cache(self) -> Cache | None:
         """The cache's store; None where it is switched off."""
         return None if self.reuse is None else self.reuse.recall.cache
 
-    def _open_cache(self, scorer: Scorer) -> Reuse | None:
+    def _open_cache(self, scorer: Scorer, before: Gateway | None) -> Reuse | None:
         settings = self.settings.cache
-        cache = open_cache(settings)
+        if before is not None and settings == before.settings.cache:
+            return before.reuse
+        goes_on = before is not None and same_store(before.settings, self.settings)
+        cache = before.cache if before is not None and goes_on else open_cache(settings)
         if cache is None:
             return None
         embedding = scorer.embedding
@@ -162,8 +215,11 @@ class Gateway:
         )
         return Reuse(recall, settings, tightened=self.drift.tightened, again=self._ask_again)
 
-    def _watch(self) -> DriftMonitor:
+    def _watch(self, before: Gateway | None) -> DriftMonitor:
         budgets = self.settings.risk_budgets
+        # Evidence is of these budgets and models; with others it begins anew.
+        if before is not None and _watched(before.settings) == _watched(self.settings):
+            return before.drift
         known = self.budgets.reference
         local = [model.name for model in self.settings.models if model.tier == "local"]
         if self.budgets.reference_of is not None:
@@ -203,6 +259,43 @@ class Gateway:
         if not self._started:
             self._started = True
             self.ledger.start()
+            self._remember()
+            if self.telemetry is not None:
+                self.telemetry.start()
+
+    def _remember(self) -> None:
+        """Learn in the background how long answers were in earlier days, so that a restart forgets nothing."""
+        if not self._remembers:
+            self._remembers = True
+            self.counterfactual.remember(self.ledger.store)
+
+    def take_over(self, before: Gateway, new: Collection[str]) -> None:
+        """Go on where the gateway before ends: at once, and not to be undone. It must not begin further requests.
+
+        Args:
+            before: The predecessor that was given.
+            new: Names of models that it has not, or has otherwise; they are loaded.
+        """
+        self._started = before._started
+        self._remember()
+        for name in new:
+            # What is known of the one before says nothing of this one.
+            self.health.succeeded(name)
+            before.model_states[name] = "ready"
+        for name in before.model_states.keys() - self.models.keys():
+            del before.model_states[name]
+        # The same table: the one before may still be loading what both have, and what only that has.
+        self.model_states, self._serving = before.model_states, before._serving
+        self._serving.clear()
+        self._serving.update(self.models)
+        self.shadow.results = before.shadow.results
+        self.metrics.read_from(lambda: gauges(self))
+        if isinstance(self.telemetry, OpenTelemetry):
+            self.telemetry.serves(self.settings.models)
+        if self.ratings is not before.ratings:
+            self.ratings.taken = before.ratings.taken
+        if self.reuse is not None and before.reuse is not None:
+            self.reuse.go_on(before.reuse, tightened=self.drift.tightened, again=self._ask_again)
 
     async def load_models(self) -> None:
         """Load and connect every model ahead of the first request; a model that fails is tried again when asked."""
@@ -212,21 +305,26 @@ class Gateway:
 
     async def _load(self, name: str, model: Model) -> None:
         self.model_states[name] = "loading"
+        state = "ready"
         try:
             await model.start()
         except SmallfirstError as exc:
-            self.model_states[name] = f"failed: {exc}"
+            state = f"failed: {exc}"
             log.error("model %s could not be loaded: %s", name, exc)
-        else:
-            self.model_states[name] = "ready"
+        # Meanwhile the settings may have been read again, without it or with another of its name.
+        if self._serving.get(name) is model:
+            self.model_states[name] = state
 
     async def aclose(self) -> None:
         """Finish cache writes, free models and flush the ledger. Safe to call twice; a later request opens it again."""
         await self.shadow.aclose()
+        await asyncio.to_thread(self.counterfactual.close)
         if self.reuse is not None:
             await self.reuse.aclose()
-        await asyncio.gather(*(model.aclose() for model in self._own_models.values()))
+        await asyncio.gather(*(model.aclose() for model in self.own_models.values()))
         await asyncio.to_thread(self.ledger.close)
+        if self.telemetry is not None:
+            await asyncio.to_thread(self.telemetry.close)
         self._started = False
 
     # --- what callers use -------------------------------------------------------------------------------------
@@ -243,12 +341,12 @@ class Gateway:
         """
         journey = self._begin(ChatRequest.of(request, fields, stream=False))
         with self._recorded(journey):
+            await self._screen(journey)
             cached = await self._recall(journey)
             if cached is not None:
                 receipt = self._receipt_from_cache(journey, cached)
                 return Answer(cached.body, receipt, journey.usage)
-            answered = await self._run(journey, _WHOLE)
-        return self._answer(journey, answered)
+            return self._answer(journey, await self._run(journey, _WHOLE))
 
     async def stream(self, request: ChatRequest | Mapping[str, Any] | str, **fields: Any) -> AnswerStream:
         """Answer in pieces. Errors before the first piece are raised here; later ones while iterating.
@@ -257,6 +355,7 @@ class Gateway:
         """
         journey = self._begin(ChatRequest.of(request, fields, stream=True))
         with self._recorded(journey):
+            await self._screen(journey)
             cached = await self._recall(journey)
             if cached is not None:
                 stream = ReplyStream(replay(cached.body))
@@ -273,9 +372,9 @@ class Gateway:
             RequestError: As `complete` would, where it fails before a model is asked.
         """
         parsed = ChatRequest.of(request, fields, stream=None)
-        return self.routing.plan(
-            parsed, read_hints(parsed), self.routing.target(parsed.fields.model)
-        ).decision
+        target = self._target(parsed)
+        screened = self.screener.screened(parsed, target.policy)
+        return self.routing.plan(screened, read_hints(parsed), target).decision
 
     def count_tokens(self, request: ChatRequest | Mapping[str, Any] | str) -> int:
         """Return an estimate of a prompt's tokens, tools and schema included; nothing is run."""
@@ -288,6 +387,7 @@ class Gateway:
         *,
         tenant: str = "default",
         headers: Mapping[str, str] | None = None,
+        admitted: Admitted | None = None,
         **fields: Any,
     ) -> list[tuple[dict[str, Any], Receipt]]:
         """Label texts.
@@ -297,6 +397,7 @@ class Gateway:
             labels: Two or more, all different.
             tenant: Whose request it is.
             headers: Request headers that carry hints.
+            admitted: What each text's request passes before it is asked: a server's limits; default: nothing.
             fields: `model`, `instructions`, `metadata`, `cache`; see `classification.request`.
 
         Returns:
@@ -308,13 +409,31 @@ class Gateway:
         """
         texts = text if isinstance(text, str) else list(text)
         wanted = parse_classify({"text": texts, "labels": list(labels), **fields})
-        model = wanted.model or self._classifying_model(wanted)
+        model = wanted.model or self.classifying_model(wanted.labels)
         requests = [
             ChatRequest.parse(chat_body(wanted, one, model), tenant=tenant, headers=headers)
             for one in wanted.texts
         ]
-        answers = await asyncio.gather(*(self.complete(request) for request in requests))
+
+        async with AsyncExitStack() as granted:
+            if admitted is not None:
+                requests = [await granted.enter_async_context(admitted(request)) for request in requests]
+            answers = await self.complete_all(requests)
         return [(result_of(answer), answer.receipt) for answer in answers]
+
+    async def complete_all(self, requests: Sequence[ChatRequest]) -> list[Answer]:
+        """Answer several at once, each in one piece; when one fails, the others are not wanted any more.
+
+        Raises:
+            RequestError: As `complete`.
+        """
+        asked = [asyncio.ensure_future(self.complete(request)) for request in requests]
+        try:
+            return await asyncio.gather(*asked)
+        finally:
+            for each in asked:
+                each.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
 
     async def feedback(
         self,
@@ -360,6 +479,7 @@ class Gateway:
         since: datetime | str | None = None,
         until: datetime | str | None = None,
         by: Sequence[str] = ("model", "route"),
+        tenant: str | None = None,
     ) -> Report:
         """Add the ledger up: who used what, what it cost, and what all-cloud would have cost.
 
@@ -367,6 +487,7 @@ class Gateway:
             since: From when on: a time, or as `smallfirst report` takes it (`24h`, `7d`, a date); None: all.
             until: Until when; None: now.
             by: Groups: `day`, `model`, `route`, `agent`, `tenant`, `policy`, `task`, `tag`.
+            tenant: Whose requests; None: all.
 
         Returns:
             `rows`, one a group, and `total`; money in US dollars, times in milliseconds, shares in 0..1.
@@ -375,7 +496,7 @@ class Gateway:
             LedgerError: Nothing is recorded yet, or the ledger cannot be read.
             ValueError: A time cannot be read, or a group is none of these.
         """
-        return await asyncio.to_thread(report_of, self.ledger, since, until, by, self.prices.source)
+        return await asyncio.to_thread(report_of, self.ledger, since, until, by, self.prices.source, tenant)
 
     async def embed(self, model: str, texts: Sequence[str]) -> tuple[list[list[float]], int]:
         """Return a vector of length 1 for each text, and how many tokens they have together.
@@ -400,23 +521,40 @@ class Gateway:
             )
         return await found.embed(texts)
 
-    def _classifying_model(self, wanted: ClassifyFields) -> str:
-        """Return who classifies where the caller names nobody: who was trained for it, else who has probabilities."""
-        for model in self.models.values():
-            if isinstance(model, ClassifierModel) and set(model.labels) == set(wanted.labels):
-                return model.name
-        local = (model.name for model in self.settings.models if isinstance(model, LocalModelSettings))
-        return next(local, AUTO)
+    def classifying_model(self, labels: Collection[str], *, may: Callable[[str], bool] | None = None) -> str:
+        """Return who classifies where the caller names nobody: who was trained for it, else who has probabilities.
+
+        Args:
+            labels: That there are to choose from.
+            may: Whether the caller may ask a model; default: every one.
+        """
+        trained = [
+            model.name
+            for model in self.models.values()
+            if isinstance(model, ClassifierModel) and set(model.labels) == set(labels)
+        ]
+        local = [model.name for model in self.settings.models if isinstance(model, LocalModelSettings)]
+        return next((name for name in (*trained, *local) if may is None or may(name)), AUTO)
 
     # --- the steps --------------------------------------------------------------------------------------------
 
     def _begin(self, request: ChatRequest) -> Journey:
         self.start()
-        return Journey(request, read_hints(request), self.routing.target(request.fields.model))
+        journey = Journey(request, read_hints(request), self._target(request))
+        journey.thrift = None if request.grant is None else request.grant.thrift
+        if self.telemetry is not None:
+            journey.trace = self.telemetry.begin(request)
+        self.metrics.begun()
+        return journey
+
+    def _target(self, request: ChatRequest) -> Target:
+        grant = request.grant
+        target = self.routing.target((grant and grant.target) or request.fields.model)
+        return target if grant is None or grant.models is None else target.only(grant.models)
 
     @contextmanager
     def _recorded(self, journey: Journey) -> Iterator[None]:
-        """Record a request that fails, or whose caller leaves, before it has its answer."""
+        """Record a request that fails, or whose caller leaves, before it was recorded with its answer."""
         try:
             yield
         except RequestError as exc:
@@ -430,21 +568,35 @@ class Gateway:
             self._record(journey, "error", RequestError("An internal error occurred.", code="internal_error"))
             raise
 
+    async def _screen(self, journey: Journey) -> None:
+        """Look for personal data, where the policy asks for it.
+
+        Raises:
+            InvalidRequest: The policy blocks it.
+        """
+        policy = journey.target.policy
+        if self.screener.takes_long(journey.request, policy):
+            journey.request = await asyncio.to_thread(self.screener.screened, journey.request, policy)
+        else:
+            journey.request = self.screener.screened(journey.request, policy)
+
     async def _recall(self, journey: Journey) -> CachedReply | None:
         """Look for an answer that was given before; sets `journey.cache`."""
         return None if self.reuse is None else (await self.reuse.find(journey)).reply
 
     async def _run(self, journey: Journey, form: Form[T]) -> Answered[T]:
         """Decide, then ask the models of the plan."""
-        journey.plan = self.routing.plan(journey.request, journey.hints, journey.target)
+        # What is asked again on our own account is kept for all: nothing is tried out with it.
+        draw = self._lot(journey.request, journey.hints) if journey.kind == "request" else None
+        journey.plan = self.routing.plan(journey.request, journey.hints, journey.target, draw=draw)
         return await self._runner.run(journey, form)
 
     def _answer(self, journey: Journey, answered: Answered[Reply]) -> Answer:
         reply, attempt = answered.result, answered.attempt
         usage = self.billing.usage_of(journey, reply)
-        cost = self.billing.answered(journey, answered, usage, retries=reply.retries)
+        cost = self.billing.answered(journey, answered, usage, reply)
         self.store(journey, attempt, reply.body, cost)
-        baseline = self.billing.baseline_usd(usage)
+        baseline = self.counterfactual.of(journey, model=attempt.model, task=journey.task).usd
         receipt = journey.receipt(
             attempt.tier, attempt.model, cost_usd=journey.cost_usd, baseline_usd=baseline
         )
@@ -455,7 +607,8 @@ class Gateway:
         journey.usage = self.billing.usage_of_stored(
             cached.body, lambda: self.routing.input_tokens(journey.request)
         )
-        saved = self.billing.baseline_usd(journey.usage)
+        saved = self.counterfactual.of(journey, model=cached.model, task=cached.task).usd
+        self._keep_text(journey, cached.body)
         receipt = journey.receipt("cache", cached.model, cost_usd=0.0, baseline_usd=saved)
         self._record(journey, "ok", model=cached.model, overhead_ms=receipt.overhead_ms)
         return receipt
@@ -463,26 +616,32 @@ class Gateway:
     def store(self, journey: Journey, attempt: Attempt, body: dict[str, Any], cost_usd: float | None) -> None:
         """Keep a whole, successful answer, and perhaps compare it with the baseline's, off the caller's path."""
         assert journey.plan is not None
+        self._keep_text(journey, body)
         if journey.kind == "request":
             self.shadow.consider(journey, attempt, body)
-        degraded = journey.fallback_reason is not None or journey.plan.decision.code in _DEGRADED
+        decision = journey.plan.decision
+        # Neither is a local answer that chance asked for where the policy would have gone to the cloud.
+        tried_out = decision.explored and attempt.tier == "local" == decision.attempts[0].tier
+        degraded = journey.fallback_reason is not None or decision.code in _DEGRADED or tried_out
         if self.reuse is not None and not degraded:
             self.reuse.keep(journey, attempt, body, cost_usd)
 
     async def _ask_again(self, journey: Journey) -> Answer:
         """Ask a request again that was answered from the cache; nobody waits for it. Its answer is kept."""
         again = journey.again(journey.request.unstreamed())
+        if self.telemetry is not None:
+            again.trace = self.telemetry.begin(again.request)
         with self._recorded(again):
             await self._recall(again)
-            answered = await self._run(again, _WHOLE)
-        return self._answer(again, answered)
+            return self._answer(again, await self._run(again, _WHOLE))
 
     def finish_stream(
         self, journey: Journey, receipt: Receipt, status: Status, error: RequestError | None
     ) -> Receipt:
         """Record a stream that has ended, in whichever way; returns the receipt with the cost filled in."""
         self._record(journey, status, error, overhead_ms=receipt.overhead_ms)
-        cost, baseline = journey.cost_usd, self.billing.baseline_usd(journey.usage)
+        cost = journey.cost_usd
+        baseline = None if journey.compared is None else journey.compared.usd
         saved = None if cost is None or baseline is None else baseline - cost
         return replace(receipt, cost_usd=cost, saved_usd=saved)
 
@@ -495,35 +654,56 @@ class Gateway:
         model: str | None = None,
         overhead_ms: float | None = None,
     ) -> None:
+        if journey.recorded:
+            return
+        journey.recorded = True
         if self.reuse is not None:
             self.reuse.ended(journey, left=status == "cancelled")
         if overhead_ms is None:
             overhead_ms = max(0.0, time.perf_counter() - journey.begun - journey.model_seconds) * 1000
+        if journey.answered_by is not None:
+            self.counterfactual.of(
+                journey, model=journey.answered_by.model, task=journey.task, whole=status == "ok"
+            )
         entry = journey.entry(
             status=status,
             model=model,
             error=error,
             overhead_ms=overhead_ms,
-            prices=self.prices,
             baseline=self.settings.baseline_model,
         )
         self._keep(entry)
+        if journey.request.grant is not None:
+            journey.request.grant.ended(entry)
+        request_ended(entry)
+        if journey.trace is not None:
+            journey.trace.finish(entry)
         self.ratings.remember(entry)
         self.drift.observe(entry)
         # An answer that was cut short says nothing of how long answers are.
-        if status == "ok" and journey.answered_by is not None and journey.usage is not None:
-            self.expected.answered(
-                journey.answered_by.model,
-                None if journey.plan is None else journey.plan.task,
-                usage=journey.usage,
-                tenant=journey.request.tenant,
-                session=journey.hints.session,
-            )
+        if status == "ok":
+            self.counterfactual.learn(journey)
+
+    def _keep_text(self, journey: Journey, body: Mapping[str, Any]) -> None:
+        if self.ledger.keeps_texts and journey.kind == "request":
+            text = text_of(journey.request_id, journey.request, body, recorded_at=time.time())
+            screening = journey.request.screening
+            if screening is not None and screening.found:
+                # What must not reach a cloud as it is, is not written down as it is either.
+                text = text.stored("redacted")
+            self.ledger.record(text)
 
     def _keep(self, record: Entry | Outcome) -> None:
         self.ledger.record(record)
         if isinstance(record, Entry):
             self.metrics.observe(record)
+            if self.telemetry is not None:
+                self.telemetry.observe(record)
+
+
+def _watched(settings: Settings) -> tuple[object, ...]:
+    local = [model.name for model in settings.models if model.tier == "local"]
+    return settings.drift, settings.risk_budgets, local, settings.calibrations
 
 
 def _settings_from_environment() -> Settings:

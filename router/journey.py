@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,13 +14,15 @@ from smallfirst.policies import Attempt
 from .answer import Receipt, Route
 from .cache.flight import Flight
 from .cache.recall import Asked
-from .errors import ModelTimeout, RequestError, StreamBroken
+from .charge import NO_CHARGE, Charge
+from .counterfactual import NOT_COMPARED, Compared
+from .errors import ModelError, ModelTimeout, RequestError, StreamBroken
 from .hints import Hints
 from .ledger import AttemptRecord, Entry
 from .ledger.entry import AttemptOutcome, EntryKind
-from .prices import PriceList
 from .routing import Plan, Target
 from .settings import AnyModelSettings
+from .telemetry.context import Trace, trace_id_of
 from .wire import ChatRequest, Usage
 
 Status = Literal["ok", "error", "cancelled"]
@@ -32,7 +35,8 @@ class Journey:
     Times are `time.perf_counter()` seconds; `started_at` is Unix time. `model_seconds` is the time that somebody waited
     for a model: of two that run at once it counts one. `early` is the attempt that was asked before its turn.
     `asked` is the request as the cache reads it, `flight` what equal requests wait for, `likeness` P(same answer) of
-    the request whose answer it was given.
+    the request whose answer it was given, `compared` what the baseline would have come to, `trace` its spans where
+    requests are traced. `thrift` says why a thriftier policy decides than was asked for. `recorded`: its entry is made.
     """
 
     request: ChatRequest
@@ -44,6 +48,7 @@ class Journey:
     plan: Plan | None = None
     cache: str = "off"
     attempts: list[AttemptRecord] = field(default_factory=list)
+    set_aside_at: int | None = None
     answered_by: Attempt | None = None
     usage: Usage | None = None
     model_seconds: float = 0.0
@@ -55,6 +60,20 @@ class Journey:
     asked: Asked | None = None
     flight: Flight | None = None
     likeness: float | None = None
+    compared: Compared | None = None
+    trace: Trace | None = None
+    thrift: str | None = None
+    recorded: bool = False
+
+    @property
+    def task(self) -> str | None:
+        """What kind of task it is; None where it was not scored."""
+        return None if self.plan is None else self.plan.task
+
+    @property
+    def trace_id(self) -> str | None:
+        """W3C trace context's, in hex; None without."""
+        return self.trace.trace_id if self.trace else trace_id_of(self.request.headers)
 
     @property
     def from_cache(self) -> bool:
@@ -71,14 +90,23 @@ class Journey:
         error: RequestError | None,
         *,
         begun: float,
-        usage: Usage | None = None,
-        cost_usd: float | None = 0.0,
+        charge: Charge | None = None,
+        retries: int = 0,
     ) -> None:
-        """Note that a model failed, or (with `error` None) that the caller left while it answered."""
-        code = error.code if error else None
-        self.note(attempt, outcome_of(error), begun=begun, usage=usage, cost_usd=cost_usd, error_code=code)
-        if usage is not None:
-            self.answered_by, self.usage = attempt, usage
+        """Note that a model failed, or (with `error` None) that the caller left while it answered.
+
+        `retries` are those before its answer began; an error says how often it was tried itself.
+        """
+        self.note(
+            attempt,
+            outcome_of(error),
+            begun=begun,
+            charge=charge or NO_CHARGE,
+            retries=retries + (error.retries if isinstance(error, ModelError) else 0),
+            error_code=error.code if error else None,
+        )
+        if charge is not None:
+            self.answered_by, self.usage = attempt, charge.usage
 
     def note(
         self,
@@ -86,37 +114,42 @@ class Journey:
         outcome: AttemptOutcome,
         *,
         begun: float,
-        usage: Usage | None,
-        cost_usd: float | None,
+        charge: Charge,
         retries: int = 0,
         error_code: str | None = None,
     ) -> AttemptRecord:
         """Note how an attempt ended; who answered in the end is not touched by it."""
-        counted = usage or Usage()
-        record = AttemptRecord(
-            model=attempt.model,
-            tier=attempt.tier,
-            outcome=outcome,
+        record = attempt_record(
+            attempt,
+            outcome,
+            charge,
+            seconds=time.perf_counter() - begun,
             retries=retries,
-            duration_ms=(time.perf_counter() - begun) * 1000,
-            input_tokens=counted.input_tokens,
-            output_tokens=counted.output_tokens,
-            cost_usd=cost_usd,
             error_code=error_code,
             early=attempt is self.early,
         )
-        self.attempts.append(record)
+        place, self.set_aside_at = self.set_aside_at, None
+        self.attempts.insert(len(self.attempts) if place is None else place, record)
         return record
+
+    def set_aside(self, record: AttemptRecord) -> None:
+        """Take an attempt out, as its answer is taken after all; the next note stands in its place, so that the order
+        stays that of the asking."""
+        self.set_aside_at = self.attempts.index(record)
+        del self.attempts[self.set_aside_at]
 
     @property
     def cost_usd(self) -> float | None:
         """The sum over attempts; None as soon as one is unknown."""
-        costs = [attempt.cost_usd for attempt in self.attempts]
-        return math.fsum(cost for cost in costs if cost is not None) if None not in costs else None
+        return sum_known(attempt.cost_usd for attempt in self.attempts)
 
     @property
     def reason(self) -> str:
         """Why this model answered, in words."""
+        return self._why if self.thrift is None else f"{self.thrift}: {self._why}"
+
+    @property
+    def _why(self) -> str:
         if self.fallback_reason is not None:
             return self.fallback_reason
         if self.escalation is not None:
@@ -159,7 +192,6 @@ class Journey:
         model: str | None = None,
         error: RequestError | None = None,
         overhead_ms: float,
-        prices: PriceList,
         baseline: AnyModelSettings | None,
     ) -> Entry:
         """Return the ledger entry. Holds no prompt and no reply text."""
@@ -167,8 +199,9 @@ class Journey:
         score = decision.score if decision else None
         usage = self.usage or Usage()
         now = time.perf_counter()
+        cpu_seconds = [a.cpu_seconds for a in self.attempts if a.cpu_seconds is not None]
         route = "cache" if self.from_cache else self.answered_by.tier if self.answered_by else "none"
-        known = self.usage is not None and baseline is not None
+        compared = self.compared or NOT_COMPARED
         return Entry(
             request_id=self.request_id,
             started_at=self.started_at,
@@ -194,10 +227,13 @@ class Journey:
             cached_tokens=usage.cached_tokens,
             output_tokens=usage.output_tokens,
             reasoning_tokens=usage.reasoning_tokens,
-            usage_estimated=usage.estimated,
+            usage_estimated=usage.estimated or any(attempt.estimated for attempt in self.attempts),
             cost_usd=self.cost_usd,
             baseline_model=baseline.name if baseline else None,
-            baseline_cost_usd=self._on(baseline, usage, prices) if known and baseline else None,
+            baseline_cost_usd=compared.usd,
+            baseline_output_tokens=compared.output_tokens,
+            propensity=None if decision is None else decision.propensity,
+            explored=decision is not None and decision.explored,
             cache=self.cache,
             attempts=tuple(self.attempts),
             status=status,
@@ -205,14 +241,64 @@ class Journey:
             http_status=error.status if error else 200 if status == "ok" else 499,
             stream=bool(self.request.fields.stream),
             kind=self.kind,
+            cache_write_tokens=usage.cache_write_tokens,
+            service_tier=usage.service_tier,
+            cpu_seconds=math.fsum(cpu_seconds) if cpu_seconds else None,
+            energy_wh=sum_known(attempt.energy_wh for attempt in self.attempts),
+            gco2e=sum_known(attempt.gco2e for attempt in self.attempts),
+            key_id=self.request.grant.key_id if self.request.grant else None,
+            trace_id=self.trace_id,
         )
 
-    def _on(self, baseline: AnyModelSettings, usage: Usage, prices: PriceList) -> float | None:
-        # Had all gone to the baseline, one of our own would not have been asked.
-        return prices.price(baseline, usage) if self.kind == "request" else 0.0
+
+def attempt_record(
+    attempt: Attempt,
+    outcome: AttemptOutcome,
+    charge: Charge,
+    *,
+    seconds: float,
+    retries: int = 0,
+    error_code: str | None = None,
+    early: bool = False,
+) -> AttemptRecord:
+    """Return what is written down of an attempt that took `seconds`."""
+    usage, footprint = charge.usage, charge.footprint
+    return AttemptRecord(
+        model=attempt.model,
+        tier=attempt.tier,
+        outcome=outcome,
+        retries=retries,
+        duration_ms=seconds * 1000,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cost_usd=charge.cost_usd,
+        error_code=error_code,
+        early=early,
+        cached_tokens=usage.cached_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        estimated=usage.estimated,
+        service_tier=usage.service_tier,
+        cpu_seconds=usage.cpu_seconds,
+        energy_wh=footprint.energy_wh,
+        gco2e=footprint.gco2e,
+    )
+
+
+def sum_known(values: Iterable[float | None]) -> float | None:
+    """Return a sum, rounded once; None as soon as one of them is unknown."""
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return math.fsum(known) if len(known) == len(found) else None
 
 
 def _reason_code(journey: Journey, error: RequestError | None) -> str:
+    code, screening = _routing_code(journey, error), journey.request.screening
+    sent = any(attempt.tier == "cloud" for attempt in journey.attempts)
+    return f"{code}+pii_redacted" if sent and screening is not None and screening.redacts else code
+
+
+def _routing_code(journey: Journey, error: RequestError | None) -> str:
     if journey.from_cache:
         return f"cache_{journey.cache}"
     if journey.fallback_reason is not None:

@@ -18,11 +18,14 @@ def needs_of(request: ChatRequest, hints: Hints, *, input_tokens: int, pinned: s
         input_tokens: Estimated length of the prompt.
         pinned: The model that the caller named, or None under `auto`.
     """
+    screening = request.screening
+    kept = screening is not None and screening.keeps_local
     return Needs(
         input_tokens=input_tokens,
         output_tokens=request.max_output_tokens,
         capabilities=_capabilities(request.fields),
-        privacy=hints.privacy,
+        privacy="local" if kept else hints.privacy,
+        personal=screening.kinds if screening is not None and kept else (),
         pinned=pinned,
     )
 

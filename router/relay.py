@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,6 +14,7 @@ from .billing import Answered
 from .cache import ChunkCollector
 from .errors import RequestError
 from .journey import Journey, Status
+from .usage import tier_name
 from .wire import ReplyStream, Usage
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class Relay:
         self._chunks = aiter(stream)
         self._answered = answered
         self._collector = ChunkCollector()
+        self._counted = False  # whether the last chunk said what was used until then
         self._finished = answered is None
         options = journey.request.fields.stream_options
         self._wants_usage = options is not None and options.include_usage
@@ -76,7 +79,9 @@ class Relay:
                 self._journey.first_chunk = time.perf_counter()
             before = self._collector.usage
             self._collector.add(chunk)
-            if self._collector.usage is not before and not self._wants_usage and _has_no_choices(chunk):
+            counted = self._collector.usage is not before
+            self._counted = counted
+            if counted and not self._wants_usage and _has_no_choices(chunk):
                 continue
             return chunk
 
@@ -88,26 +93,36 @@ class Relay:
     def _complete(self) -> None:
         if self._finished or self._answered is None:
             return
-        cost = self._gateway.billing.answered(
-            self._journey, self._answered, self._usage(), retries=self._stream.retries
-        )
+        usage = self._usage(whole=True)
+        cost = self._gateway.billing.answered(self._journey, self._answered, usage, self._stream)
         body = self._collector.body()
-        if body is not None:
-            self._gateway.store(self._journey, self._answered.attempt, body, cost)
-        self._finish("ok", None)
+        try:
+            if body is not None:
+                self._gateway.store(self._journey, self._answered.attempt, body, cost)
+        finally:
+            self._finish("ok", None)
 
     def _stopped(self, status: Status, error: RequestError | None) -> None:
         if self._finished or self._answered is None:
             return
-        spent = self._answered.spent(self._usage())
-        self._gateway.billing.stopped(
-            self._journey, self._answered.attempt, error, spent, self._answered.begun
-        )
+        self._gateway.billing.interrupted(self._journey, self._answered, error, self._usage(whole=False))
         self._finish(status, error)
 
-    def _usage(self) -> Usage:
-        reported = Usage.from_wire(self._collector.usage)
-        return reported or self._gateway.billing.estimate(self._journey, self._collector.text)
+    def _usage(self, *, whole: bool) -> Usage:
+        """Return what the answer took: as its model says, else our estimate of what was seen."""
+        assert self._answered is not None
+        collector = self._collector
+        said = Usage.from_wire(collector.usage, service_tier=collector.service_tier)
+        if said is not None and (whole or self._counted):
+            return said
+        counted = self._answered.meter.counted
+        if counted is not None:
+            return counted
+        seen = self._gateway.billing.estimate(self._journey, collector.text)
+        if said is None:
+            return replace(seen, service_tier=tier_name(collector.service_tier))
+        # It was counted on the way, and more of the answer came after that.
+        return replace(said, output_tokens=max(said.output_tokens, seen.output_tokens), estimated=True)
 
     def _finish(self, status: Status, error: RequestError | None) -> None:
         self._finished = True

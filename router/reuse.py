@@ -111,7 +111,7 @@ class Reuse:
         """Keep a whole, successful answer, and give it to those who wait for it. Returns at once."""
         assert journey.asked is not None
         kept = self.recall.keep(
-            journey.asked, body, model=attempt.model, tier=attempt.tier, cost_usd=cost_usd
+            journey.asked, body, model=attempt.model, tier=attempt.tier, cost_usd=cost_usd, task=journey.task
         )
         if kept is None:
             return
@@ -156,6 +156,23 @@ class Reuse:
         namespaces = (None, control.namespace if control is not None else "")
         tenant = journey.request.tenant
         return any(self._forgotten.get((tenant, name), 0.0) > journey.begun for name in namespaces)
+
+    def go_on(
+        self,
+        before: Reuse,
+        *,
+        tightened: Callable[[str], float],
+        again: Callable[[Journey], Awaitable[Answer]],
+    ) -> None:
+        """Serve another gateway from now on: the settings were read again. Counts and deletions go on.
+
+        Args:
+            before: What served until now; may be this one.
+            tightened, again: As at the beginning.
+        """
+        self._tightened, self._again = tightened, again
+        self.found, self.checks, self.refreshed = before.found, before.checks, before.refreshed
+        self._forgotten = before._forgotten
 
     async def settled(self) -> None:
         """Wait until nothing is being written and nothing asked again any more."""

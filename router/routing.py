@@ -11,14 +11,22 @@ import msgspec
 from smallfirst.policies import Candidate, Decision, Needs, Policy, Refusal, Score, decide
 from smallfirst.policies.types import TaskKind
 
-from .errors import CannotServe, ModelNotFound, ModelUnavailable, RequestError
+from .errors import CannotServe, ModelNotAllowed, ModelNotFound, ModelUnavailable, RequestError
 from .expected import ExpectedCost
 from .health import ModelHealth
 from .hints import Hints
 from .needs import needs_of
 from .risk import NO_BUDGETS, Budgets, configured_ability
 from .scoring import Scorer
-from .settings import ADAPTER_MARK, AnyModelSettings, ClassifierSettings, LocalModelSettings, Settings
+from .scoring.features import Features
+from .settings import (
+    ADAPTER_MARK,
+    AnyModelSettings,
+    ClassifierSettings,
+    CloudModelSettings,
+    LocalModelSettings,
+    Settings,
+)
 from .wire import ChatFields, ChatRequest
 
 AUTO = "auto"
@@ -31,12 +39,20 @@ class Target:
     Attributes:
         policy: The policy that decides.
         pinned: The model that the caller named, or None under `auto`.
+        models: Who may answer; None: all.
         fingerprint: Stands for everything in the settings that changes who answers; part of the cache key.
     """
 
     policy: Policy
     pinned: str | None
     fingerprint: str
+    models: frozenset[str] | None = None
+
+    def only(self, models: frozenset[str]) -> Target:
+        """Return the same target for a caller who may use these models alone."""
+        # Under `auto` others may answer then, so that answers are not to be had from the same place in the cache.
+        fingerprint = self.fingerprint if self.pinned else _fingerprint([self.fingerprint, sorted(models)])
+        return replace(self, models=models, fingerprint=fingerprint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +132,23 @@ class Routing:
         """Every name that a client may put into `model`: `auto`, `auto/<policy>`, then the configured models."""
         return tuple(self._targets)
 
-    def plan(self, request: ChatRequest, hints: Hints, target: Target) -> Plan:
+    def plan(self, request: ChatRequest, hints: Hints, target: Target, *, draw: float | None = None) -> Plan:
         """Score the request and decide.
+
+        Args:
+            request: The request.
+            hints: Its labels.
+            target: What its `model` stands for.
+            draw: Uniform in [0, 1); decides whether the policy explores. None: it does not.
 
         Raises:
             CannotServe: No model may or can take it; says what would have been needed.
             ModelUnavailable: Those that could are down.
         """
-        features = self._scorer.features(request)
+        features = self.features(request)
         needs = needs_of(request, hints, input_tokens=features.input_tokens, pinned=target.pinned)
+        if target.models is not None:
+            needs = replace(needs, allowed=target.models)
         score: Score | None = None
         special: dict[str, float] = {}
         if target.pinned is None:
@@ -145,12 +169,16 @@ class Routing:
             needs,
             score,
             target.policy,
-            self._candidates(special, target.pinned, costs),
+            self._candidates(special, target.pinned, costs, None if score is None else score.task),
             allowances=self._budgets.allowances.get(target.policy.name, {}),
             tightened=tightened,
+            draw=draw,
         )
         if isinstance(decided, Refusal):
             raise _refused(decided)
+        screening = request.screening
+        if screening is not None and screening.redacts and any(a.tier == "cloud" for a in decided.attempts):
+            decided = replace(decided, reason=f"{decided.reason}; {screening.reason}")
         return Plan(decided, features.input_tokens)
 
     def _special(self, fields: ChatFields) -> dict[str, float]:
@@ -178,7 +206,11 @@ class Routing:
         }
 
     def _candidates(
-        self, special: Mapping[str, float], pinned: str | None, costs: Mapping[str, float | None]
+        self,
+        special: Mapping[str, float],
+        pinned: str | None,
+        costs: Mapping[str, float | None],
+        task: TaskKind | None,
     ) -> tuple[Candidate, ...]:
         """Return who could answer: specialists first, and only for what they were made for."""
         models = [m for m in self._settings.models if m.name not in self._specialists or m.name == pinned]
@@ -193,9 +225,18 @@ class Routing:
                 measured=self._measured[model.name],
                 usd=costs.get(model.name),
                 baseline=model.name == self._baseline,
+                # Servers elsewhere may want room for the whole of the caller's limit.
+                answer_tokens=None
+                if isinstance(model, CloudModelSettings)
+                else self._expected.room(model.name, task),
             )
             for model in (*specialists, *models)
         )
+
+    def features(self, request: ChatRequest) -> Features:
+        """Read a request, unless it was read when its limits were looked at."""
+        known = None if request.grant is None else request.grant.features
+        return self._scorer.features(request) if known is None else known
 
     def input_tokens(self, request: ChatRequest) -> int:
         """Return an estimate of a prompt's tokens, tools and schema included."""
@@ -220,7 +261,7 @@ class Routing:
 
     def _auto(self, policy: Policy) -> Target:
         models = [_identity(model) for model in self._settings.models]
-        rules = policy.model_dump(mode="json", exclude={"description"})
+        rules = policy.model_dump(mode="json", exclude={"description", "explore"})
         allowed = self._budgets.allowances.get(policy.name, {})
         scores = {name: ability.to_dict() for name, ability in self._abilities.items()}
         return Target(
@@ -249,4 +290,6 @@ def _refused(refusal: Refusal) -> RequestError:
     message = f"{refusal.reason[0].upper()}{refusal.reason[1:]}."
     if refusal.code == "no_model_available":
         return ModelUnavailable(message, retry_after=5.0, code=refusal.code)
+    if refusal.code == "model_not_allowed":
+        return ModelNotAllowed(message)
     return CannotServe(message, param=refusal.param, code=refusal.code)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Generic, TypeVar
 
 from smallfirst.policies import Attempt
 
-from .billing import Answered, Billing, total
+from .billing import Answered, Billing, metered
+from .charge import NO_CHARGE
 from .confidence import Confidence
 from .errors import (
     InvalidRequest,
@@ -32,7 +34,8 @@ from .journey import Journey, outcome_of
 from .ledger import AttemptRecord
 from .ledger.entry import AttemptOutcome
 from .models.base import Model
-from .wire import Reply, Usage
+from .usage import Meter
+from .wire import Reply, ReplyStream
 
 # Before so many tokens were counted, no call is started early: one odd first word says little.
 EARLY_TOKENS = 4
@@ -73,6 +76,7 @@ class _Ahead(Generic[T]):
 
     def __init__(self, course: _Course[T], at: int) -> None:
         self.attempt = course.attempts[at]
+        self.meter = Meter()
         self.begun = time.perf_counter()
         self.asked = False
         self.task = asyncio.get_running_loop().create_task(self._ask(course, at))
@@ -81,7 +85,7 @@ class _Ahead(Generic[T]):
 
     async def _ask(self, course: _Course[T], at: int) -> Kept[T]:
         self.asked = True
-        return await course.ask(at)
+        return await course.ask(at, self.meter)
 
 
 class _Course(Generic[T]):
@@ -98,6 +102,7 @@ class _Course(Generic[T]):
         self._ahead: _Ahead[T] | None = None
         self._failure: tuple[Attempt, RequestError] | None = None
         self._spare: tuple[Answered[T], AttemptRecord] | None = None
+        self._spare_words = ""
 
     async def run(self) -> Answered[T]:
         try:
@@ -114,35 +119,42 @@ class _Course(Generic[T]):
             await self._settle(answered)
         return answered
 
-    async def ask(self, at: int, watch: Watch | None = None) -> Kept[T]:
+    async def ask(self, at: int, meter: Meter, watch: Watch | None = None) -> Kept[T]:
         """Ask a model and check its answer; see `Form.ask`."""
         attempt, journey = self.attempts[at], self._journey
         usage_of = partial(self._runner.billing.usage_of, journey)
         model = self._runner.models[attempt.model]
-        return await self._form.ask(Ask(model, journey.request, attempt, usage_of, watch))
+        followed = at + 1 < len(self.attempts)
+        request = journey.request
+        if journey.trace is not None:
+            request = journey.trace.asking(request, attempt)
+        request = replace(request, meter=meter)
+        return await self._form.ask(Ask(model, request, attempt, usage_of, watch, followed))
 
     async def _try(self, at: int) -> Answered[T] | None:
         """Ask a model; returns None where the next one is to be asked."""
         attempt, journey = self.attempts[at], self._journey
         waited = begun = time.perf_counter()
         ahead, self._ahead = self._ahead, None
+        meter = Meter() if ahead is None else ahead.meter
         try:
             if ahead is not None:
                 begun = ahead.begun
                 kept = await ahead.task
             else:
-                kept = await self.ask(at, partial(self._notice, at) if attempt.early else None)
+                kept = await self.ask(at, meter, partial(self._notice, at) if attempt.early else None)
         except Rejected as exc:
             journey.model_seconds += time.perf_counter() - waited
-            self._rejected(at, exc, begun)
+            self._rejected(at, exc, begun, meter)
         except RequestError as exc:
             journey.model_seconds += time.perf_counter() - waited
-            self._failed(attempt, exc, begun)
+            self._failed(attempt, exc, begun, meter)
             if not _another_may_do_better(exc):
                 raise
             self._failure = self._failure or (attempt, exc)
         except asyncio.CancelledError:
-            self._left(attempt, begun)
+            if ahead is None or ahead.asked:
+                self._left(attempt, begun, meter)
             if ahead is not None:
                 await self._drop(ahead)
             raise
@@ -151,35 +163,33 @@ class _Course(Generic[T]):
             self._runner.health.succeeded(attempt.model)
             if self._failure is not None:
                 journey.fallback_reason = f"{self._failure_in_words()}; {attempt.model} answers instead"
-            return Answered(kept.result, attempt, begun, kept.besides)
+            return Answered(kept.result, attempt, begun, kept.besides, meter)
         return None
 
-    def _rejected(self, at: int, exc: Rejected, begun: float) -> None:
+    def _rejected(self, at: int, exc: Rejected, begun: float, meter: Meter) -> None:
         """Note an answer that was not kept; it was made and costs what it cost."""
         attempt, journey, billing = self.attempts[at], self._journey, self._runner.billing
         self._runner.health.succeeded(attempt.model)
-        usage = exc.usage or billing.estimate(journey, tokens=exc.tokens)
-        cost = billing.price(attempt.model, usage)
+        usage = metered(exc.usage or meter.counted or billing.estimate(journey, tokens=exc.tokens), meter)
+        charge = billing.charge_tries(journey, attempt, usage, begun, exc.billed_tries)
         record = journey.note(
-            attempt, "discarded", begun=begun, usage=usage, cost_usd=cost, error_code=exc.cause
+            attempt, "discarded", begun=begun, charge=charge, retries=exc.retries, error_code=exc.cause
         )
         journey.escalation = f"{attempt.model} {exc.words}; {self.attempts[at + 1].model} answers"
         if exc.answer is not None:
-            self._spare = Answered(exc.answer.result, attempt, begun, exc.answer.besides), record
+            self._spare = Answered(exc.answer.result, attempt, begun, exc.answer.besides, meter), record
+            self._spare_words = "was cut off" if exc.cause == "cut" else "was unsure"
 
-    def _failed(self, attempt: Attempt, exc: RequestError, begun: float) -> None:
-        journey, billing = self._journey, self._runner.billing
-        if _may_have_read_the_prompt(exc):
-            billing.stopped(journey, attempt, exc, billing.estimate(journey), begun)
-        else:
-            journey.failed(attempt, exc, begun=begun)
+    def _failed(self, attempt: Attempt, exc: RequestError, begun: float, meter: Meter) -> None:
+        self._runner.billing.failed(self._journey, attempt, exc, begun, meter)
         if _is_down(exc):
             self._runner.health.failed(attempt.model)
 
-    def _left(self, attempt: Attempt, begun: float) -> None:
+    def _left(self, attempt: Attempt, begun: float, meter: Meter) -> None:
         """Note that the caller left while a model answered."""
         billing = self._runner.billing
-        billing.stopped(self._journey, attempt, None, billing.estimate(self._journey), begun)
+        usage = billing.unseen(self._journey, attempt, meter=meter, tries=1 + meter.billed_tries)
+        billing.stopped(self._journey, attempt, usage, begun, retries=meter.retries)
 
     def _answer_to_spare(self) -> Answered[T]:
         """Return the answer that was not good enough, now that it is all there is.
@@ -192,11 +202,13 @@ class _Course(Generic[T]):
             raise self._failure[1]
         answered, record = self._spare
         # It will be booked as the answer: once, and with the time that it took then.
-        self._journey.attempts.remove(record)
+        self._journey.set_aside(record)
         model = answered.attempt.model
-        self._journey.fallback_reason = f"{self._failure_in_words()}; {model} was unsure, but answers"
+        self._journey.fallback_reason = (
+            f"{self._failure_in_words()}; {model} {self._spare_words}, but answers"
+        )
         begun = time.perf_counter() - record.duration_ms / 1000
-        return Answered(answered.result, answered.attempt, begun, answered.besides)
+        return Answered(answered.result, answered.attempt, begun, answered.besides, answered.meter)
 
     def _failure_in_words(self) -> str:
         assert self._failure is not None
@@ -218,7 +230,7 @@ class _Course(Generic[T]):
         try:
             await self._stop_ahead("unused")
         except BaseException:
-            self._left(answered.attempt, answered.begun)
+            self._left(answered.attempt, answered.begun, answered.meter)
             await self._form.stop(answered.result)
             raise
 
@@ -241,30 +253,40 @@ class _Course(Generic[T]):
 
     def _book_ahead(self, ahead: _Ahead[T], outcome: AttemptOutcome) -> None:
         """Note an early call that was not needed."""
-        task, billing = ahead.task, self._runner.billing
-        usage, code = billing.estimate(self._journey), None
+        task, billing, attempt = ahead.task, self._runner.billing, ahead.attempt
         if not ahead.asked:
             return  # stopped before it began: nobody was asked
-        if task.done() and not task.cancelled():
-            failure = task.exception()
-            if failure is None:
-                kept = task.result()
-                if isinstance(kept.result, Reply):
-                    usage = total(billing.usage_of(self._journey, kept.result), kept.besides)
-                self._runner.health.succeeded(ahead.attempt.model)
-            elif isinstance(failure, Rejected):
-                usage = failure.usage or usage
-            elif isinstance(failure, RequestError):
-                outcome, code = outcome_of(failure), failure.code
-                usage = usage if _may_have_read_the_prompt(failure) else Usage()
-                if _is_down(failure):
-                    self._runner.health.failed(ahead.attempt.model)
-            else:
-                raise failure
-        cost = billing.price(ahead.attempt.model, usage)
-        self._journey.note(
-            ahead.attempt, outcome, begun=ahead.begun, usage=usage, cost_usd=cost, error_code=code
-        )
+        failure = task.exception() if task.done() and not task.cancelled() else None
+        if isinstance(failure, RequestError):
+            charge = billing.charge_failure(self._journey, attempt, failure, ahead.begun, ahead.meter)
+            if _is_down(failure):
+                self._runner.health.failed(attempt.model)
+            self._journey.note(
+                attempt,
+                outcome_of(failure),
+                begun=ahead.begun,
+                charge=charge or NO_CHARGE,
+                retries=failure.retries if isinstance(failure, ModelError) else 0,
+                error_code=failure.code,
+            )
+            return
+        if failure is not None and not isinstance(failure, Rejected):
+            raise failure
+        usage = billing.unseen(self._journey, attempt, meter=ahead.meter)
+        # Stopped: as the meter says.
+        tried: Rejected | Reply | ReplyStream | Meter = failure or ahead.meter
+        if failure is not None:
+            usage = metered(failure.usage or usage, ahead.meter)
+        elif task.done() and not task.cancelled():
+            kept = task.result()
+            if isinstance(kept.result, (Reply, ReplyStream)):
+                tried = kept.result
+            if isinstance(kept.result, Reply):
+                found = Answered(kept.result, attempt, ahead.begun, kept.besides, ahead.meter)
+                usage = found.spent(billing.usage_of(self._journey, kept.result))
+            self._runner.health.succeeded(attempt.model)
+        charge = billing.charge_tries(self._journey, attempt, usage, ahead.begun, tried.billed_tries)
+        self._journey.note(attempt, outcome, begun=ahead.begun, charge=charge, retries=tried.retries)
 
 
 def _another_may_do_better(exc: RequestError) -> bool:
@@ -273,11 +295,6 @@ def _another_may_do_better(exc: RequestError) -> bool:
         return exc.transient or exc.status in _NOT_THE_CALLERS_FAULT
     # A local model refuses what is too long or too odd for it (InvalidRequest); a cloud may take it.
     return isinstance(exc, (ModelError, InvalidRequest))
-
-
-def _may_have_read_the_prompt(exc: RequestError) -> bool:
-    """Whether a failure may be billed: a model that went silent midway had the prompt."""
-    return isinstance(exc, (ModelTimeout, StreamBroken))
 
 
 def _is_down(exc: RequestError) -> bool:

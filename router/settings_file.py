@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from smallfirst.policies import Policy
 
 from .errors import SettingsError
-from .settings import Settings, default_settings, with_redis_url
+from .settings import Settings, default_settings, with_otel, with_redis_url
 
 FILE_NAME = "smallfirst.yaml"
 
@@ -68,7 +68,12 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> LoadedSettin
         settings = Settings.model_validate(filled)
     except ValidationError as exc:
         raise SettingsError("\n".join(_describe(path, lines, exc))) from exc
-    settings = settings.model_copy(update={"cache": with_redis_url(settings.cache, environ)})
+    settings = settings.model_copy(
+        update={
+            "cache": with_redis_url(settings.cache, environ),
+            "telemetry": with_otel(settings.telemetry, environ),
+        }
+    )
     warnings = tuple(
         f"{path}:{lines.get(where, 1)}: unknown key '{_dotted(where)}'{_suggest(where, known)}; it is ignored"
         for where, known in _unknown_keys(settings, data, ())

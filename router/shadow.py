@@ -11,16 +11,18 @@ from typing import Any, Literal
 
 from smallfirst.policies import Attempt
 
+from .billing import Answered, Billing
+from .charge import NO_CHARGE, Charge
 from .comparison import agree, can_compare
 from .drift import DriftMonitor
-from .errors import ModelTimeout, RequestError, StreamBroken
-from .journey import Journey, Status, outcome_of
-from .ledger import AttemptRecord, Entry, Outcome
+from .errors import ModelError, RequestError
+from .journey import Journey, Status, attempt_record, outcome_of
+from .ledger import Entry, Outcome
 from .ledger.entry import AttemptOutcome
 from .models.base import Model
 from .needs import needs_of
-from .prices import PriceList
 from .settings import AnyModelSettings, Settings
+from .usage import Meter
 from .wire import Usage
 
 # Comparisons at once; one more is left out, so that a burst of traffic does not become a burst of spending.
@@ -44,7 +46,7 @@ class Shadow:
         settings: The models, the baseline, and the share.
         models: By name.
         drift: Is told of losses.
-        prices: What tokens cost.
+        billing: Prices what was used.
         available: Whether a model may be asked now.
         keep: Takes what is to be written down.
         draw: Uniform in [0, 1).
@@ -56,9 +58,10 @@ class Shadow:
         models: Mapping[str, Model],
         drift: DriftMonitor,
         *,
-        prices: PriceList,
+        billing: Billing,
         available: Callable[[str], bool],
         keep: Callable[[Entry | Outcome], None],
+        paired: Callable[[Journey, str, Usage], None] = lambda _journey, _model, _usage: None,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.results: dict[Result, int] = dict.fromkeys(RESULTS, 0)
@@ -66,9 +69,10 @@ class Shadow:
         self._baseline = settings.baseline_model
         self._models = models
         self._drift = drift
-        self._prices = prices
+        self._billing = billing
         self._available = available
         self._keep = keep
+        self._paired = paired
         self._draw = draw
         self._running: set[asyncio.Task[None]] = set()
 
@@ -97,6 +101,11 @@ class Shadow:
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
+    async def settled(self) -> None:
+        """Wait until nothing runs any more."""
+        while running := tuple(self._running):
+            await asyncio.wait(running)
+
     async def aclose(self) -> None:
         """Stop what runs; what it cost until then is written down."""
         running = tuple(self._running)
@@ -115,6 +124,8 @@ class Shadow:
             journey.request, journey.hints, input_tokens=journey.plan.input_tokens, pinned=baseline.name
         )
         tokens = needs.input_tokens + (needs.output_tokens or 0)
+        if needs.privacy == "local":
+            return False
         return needs.capabilities <= baseline.capabilities and tokens <= baseline.context_tokens
 
     async def _compare(
@@ -122,21 +133,30 @@ class Shadow:
     ) -> None:
         assert journey.plan is not None
         started_at, begun = time.time(), time.perf_counter()
-        guessed = Usage(input_tokens=journey.plan.input_tokens, estimated=True)
-        call = _Call("cancelled", guessed, started_at)
+        billing, asked = self._billing, Attempt(baseline.name, "cloud")
+        # Asked in one piece: who leaves pays for all of the answer, as far as it can be foreseen.
+        guessed = billing.unseen(journey, asked)
+        call = _Call("cancelled", billing.charge_attempt(journey, asked, guessed, begun), started_at)
         result: Result = "cancelled"
         try:
-            reply = await self._models[baseline.name].complete(journey.request.unstreamed())
+            request = journey.request.unstreamed()
+            if journey.trace is not None:
+                request = journey.trace.beside(request)
+            reply = await self._models[baseline.name].complete(request)
         except RequestError as exc:
-            # One that went silent may have read the prompt, and that is billed.
-            usage = guessed if isinstance(exc, (ModelTimeout, StreamBroken)) else Usage()
-            call, result = _Call("error", usage, started_at, exc), "failed"
+            charge = billing.charge_failure(journey, asked, exc, begun, Meter()) or NO_CHARGE
+            retries = exc.retries if isinstance(exc, ModelError) else 0
+            call, result = _Call("error", charge, started_at, exc, retries), "failed"
         else:
-            call = _Call("ok", reply.usage or guessed, started_at)
+            found = Answered(reply, asked, begun)
+            usage = billing.usage_of(journey, reply)
+            charge = billing.charge_answer(journey, found, usage, reply)
+            self._paired(journey, attempt.model, usage)
+            call = _Call("ok", charge, started_at, retries=reply.retries)
             same = agree(answer, reply.body["choices"][0].get("message") or {})
             result = "not_comparable" if same is None else "agree" if same else "disagree"
         finally:  # also where it was cancelled
-            self._keep(_entry(journey, baseline, call, self._prices, time.perf_counter() - begun))
+            self._keep(_entry(journey, asked, call, time.perf_counter() - begun))
             self._note(journey, attempt, result)
 
     def _note(self, journey: Journey, attempt: Attempt, result: Result) -> None:
@@ -169,9 +189,10 @@ class _Call:
     """How asking the baseline ended."""
 
     status: Status
-    usage: Usage
+    charge: Charge
     started_at: float
     error: RequestError | None = None
+    retries: int = 0
 
     @property
     def outcome(self) -> AttemptOutcome:
@@ -182,23 +203,12 @@ class _Call:
         return self.error.status if self.error is not None else 200 if self.status == "ok" else 499
 
 
-def _entry(
-    journey: Journey, baseline: AnyModelSettings, call: _Call, prices: PriceList, seconds: float
-) -> Entry:
+def _entry(journey: Journey, asked: Attempt, call: _Call, seconds: float) -> Entry:
     """Return the ledger entry of a comparison: it carries the request's labels, so that the bill is in its groups."""
-    usage, hints = call.usage, journey.hints
-    cost = prices.price(baseline, usage)
+    usage, hints = call.charge.usage, journey.hints
     code = call.error.code if call.error is not None else None
-    attempt = AttemptRecord(
-        model=baseline.name,
-        tier="cloud",
-        outcome=call.outcome,
-        retries=0,
-        duration_ms=seconds * 1000,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cost_usd=cost,
-        error_code=code,
+    attempt = attempt_record(
+        asked, call.outcome, call.charge, seconds=seconds, retries=call.retries, error_code=code
     )
     return Entry(
         request_id=f"shadow_{journey.request_id}",
@@ -213,7 +223,7 @@ def _entry(
         requested_model=journey.request.fields.model,
         policy=journey.target.policy.name,
         route="cloud",
-        model=baseline.name,
+        model=asked.model,
         reason_code="shadow",
         reason="compares a local answer with the baseline's",
         input_tokens=usage.input_tokens,
@@ -221,12 +231,18 @@ def _entry(
         output_tokens=usage.output_tokens,
         reasoning_tokens=usage.reasoning_tokens,
         usage_estimated=usage.estimated,
-        cost_usd=cost,
-        baseline_model=baseline.name,
+        cost_usd=call.charge.cost_usd,
+        cache_write_tokens=usage.cache_write_tokens,
+        service_tier=usage.service_tier,
+        energy_wh=call.charge.footprint.energy_wh,
+        gco2e=call.charge.footprint.gco2e,
+        baseline_model=asked.model,
         # Had all gone to the baseline, this would not have been asked.
         baseline_cost_usd=0.0,
         attempts=(attempt,),
         status=call.status,
         error_code=code,
         http_status=call.http_status,
+        key_id=journey.request.grant.key_id if journey.request.grant else None,
+        trace_id=journey.trace_id,
     )

@@ -9,12 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from .confidence import Confidence
 from .errors import InvalidRequest
+from .usage import Meter
+from .usage import Usage as Usage  # noqa: PLC0414 - others find it here
+
+if TYPE_CHECKING:
+    from .access.grant import Grant
+    from .privacy.screening import Screening
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
@@ -172,6 +178,10 @@ METADATA_HINTS = frozenset(Metadata.__struct_fields__)
 _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 
 
+# More than any model ever answers; larger numbers would only overflow somewhere.
+MOST_TOKENS = 2**31 - 1
+
+
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """A chat completion request: the body as it came, and the typed fields that routing reads.
@@ -181,12 +191,18 @@ class ChatRequest:
         fields: Its typed view.
         tenant: Whose request it is; part of every cache key.
         headers: Lower-case request headers that carry hints (`x-session-id`, `x-smallfirst-*`).
+        grant: What a virtual key's limits granted it; None: nothing is counted, and all models may answer.
+        screening: What personal data was found in it, and what follows; None: nobody has looked.
+        meter: Where a model in this house reports what the answer takes of the machine; None: nobody asks.
     """
 
     body: dict[str, Any]
     fields: ChatFields
     tenant: str = "default"
     headers: Mapping[str, str] = field(default_factory=dict)
+    meter: Meter | None = field(default=None, compare=False)
+    grant: Grant | None = field(default=None, compare=False, repr=False)
+    screening: Screening | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def parse(
@@ -220,10 +236,14 @@ class ChatRequest:
             InvalidRequest: A field is missing or has the wrong type.
         """
         tenant, headers = "default", dict[str, str]()
+        meter: Meter | None = None
+        grant: Grant | None = None
+        screening: Screening | None = None
         if isinstance(request, ChatRequest):
             if not fields and stream in (None, request.fields.stream):
                 return request
             tenant, headers, body = request.tenant, dict(request.headers), dict(request.body)
+            meter, grant, screening = request.meter, request.grant, request.screening
         elif isinstance(request, str):
             body = {"messages": [{"role": "user", "content": request}]}
         else:
@@ -235,7 +255,9 @@ class ChatRequest:
         metadata = parsed.fields.metadata
         if not isinstance(request, ChatRequest) and metadata is not None and metadata.tenant:
             return parsed.with_tenant(metadata.tenant)
-        return parsed
+        if meter is None and grant is None and screening is None:
+            return parsed
+        return replace(parsed, meter=meter, grant=grant, screening=screening)
 
     @property
     def max_output_tokens(self) -> int | None:
@@ -263,7 +285,12 @@ class ChatRequest:
     def unstreamed(self) -> ChatRequest:
         """Return the same request for an answer in one piece."""
         body = {key: value for key, value in self.body.items() if key not in ("stream", "stream_options")}
-        return ChatRequest.parse(body, tenant=self.tenant, headers=self.headers)
+        parsed = ChatRequest.parse(body, tenant=self.tenant, headers=self.headers)
+        return parsed if self.screening is None else replace(parsed, screening=self.screening)
+
+    def with_headers(self, headers: Mapping[str, str]) -> ChatRequest:
+        """Return the same request with other headers."""
+        return replace(self, headers=headers)
 
     def with_tenant(self, tenant: str) -> ChatRequest:
         """Return the same request for another tenant."""
@@ -308,8 +335,8 @@ def _check(fields: ChatFields) -> None:
     _check_parts(fields.messages)
     _check_range("temperature", fields.temperature, 0, 2)
     _check_range("top_p", fields.top_p, 0, 1)
-    _check_range("max_tokens", fields.max_tokens, 1, None)
-    _check_range("max_completion_tokens", fields.max_completion_tokens, 1, None)
+    _check_range("max_tokens", fields.max_tokens, 1, MOST_TOKENS)
+    _check_range("max_completion_tokens", fields.max_completion_tokens, 1, MOST_TOKENS)
     _check_range("n", fields.n, 1, 128)
     _check_range("top_logprobs", fields.top_logprobs, 0, 20)
     if fields.cache is not None and len(fields.cache.namespace) > 200:
@@ -380,49 +407,6 @@ def _check_tools(fields: ChatFields) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one model call.
-
-    Attributes:
-        input_tokens: All prompt tokens, cached ones included.
-        output_tokens: Generated tokens, reasoning included.
-        cached_tokens: Prompt tokens that the model had in its own prefix cache.
-        reasoning_tokens: Of the output, tokens that were not shown.
-        estimated: Whether the counts are our estimate because the model sent none.
-    """
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-    estimated: bool = False
-
-    @classmethod
-    def from_wire(cls, usage: Mapping[str, Any] | None) -> Usage | None:
-        """Read OpenAI's `usage` object; None where there is none or it has no counts."""
-        if not usage or not isinstance(usage.get("prompt_tokens"), int):
-            return None
-        prompt = usage.get("prompt_tokens_details") or {}
-        completion = usage.get("completion_tokens_details") or {}
-        return cls(
-            input_tokens=usage["prompt_tokens"],
-            output_tokens=usage.get("completion_tokens") or 0,
-            cached_tokens=prompt.get("cached_tokens") or 0,
-            reasoning_tokens=completion.get("reasoning_tokens") or 0,
-        )
-
-    def to_wire(self) -> dict[str, Any]:
-        """Return OpenAI's `usage` object."""
-        return {
-            "prompt_tokens": self.input_tokens,
-            "completion_tokens": self.output_tokens,
-            "total_tokens": self.input_tokens + self.output_tokens,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class Reply:
     """A whole answer of one model.
 
@@ -430,13 +414,18 @@ class Reply:
         body: OpenAI's `chat.completion` object; `body["model"]` is the model that answered.
         usage: Token counts, or None where the model sent none.
         retries: How often the call was tried again before it succeeded.
+        billed_tries: Of the tries that failed, those that the provider may bill.
         confidence: How sure the model was, where it is one whose probabilities are at hand.
+        cut: Whether it was cut by a limit of the model's own (its context, or what it is set to where the caller sets
+            none), before the caller's limit on its length was reached.
     """
 
     body: dict[str, Any]
     usage: Usage | None
     retries: int = 0
     confidence: Confidence | None = None
+    cut: bool = False
+    billed_tries: int = 0
 
 
 class ReplyStream:
@@ -446,16 +435,20 @@ class ReplyStream:
     `ModelTimeout` when it fails midway. `aclose()` stops the model and frees what it holds; it is safe to call twice.
 
     Attributes:
+        retries, billed_tries: As a `Reply`'s.
         confidence: How sure the model was of what came so far, where its probabilities are at hand.
         tells_confidence: Whether `confidence` will be set at all.
+        cut: Once it has ended, whether it was cut by a limit of the model's own, as a `Reply`'s.
     """
 
     tells_confidence = False
 
-    def __init__(self, chunks: AsyncIterator[bytes], *, retries: int = 0) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], *, retries: int = 0, billed_tries: int = 0) -> None:
         self._chunks = chunks
         self.retries = retries
+        self.billed_tries = billed_tries
         self.confidence: Confidence | None = None
+        self.cut = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._chunks

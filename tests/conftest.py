@@ -11,9 +11,12 @@ pytest_plugins = [
     "fixtures.loopback_web",
     "fixtures.sensible_cloud",
     "fixtures.redis_server",
+    "fixtures.postgres_server",
     "fixtures.local_model",
     "fixtures.native_model",
     "fixtures.serving",
+    "fixtures.door",
     "fixtures.wired",
     "fixtures.clients",
+    "fixtures.chromium",
 ]

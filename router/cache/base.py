@@ -163,6 +163,7 @@ class CachedReply(msgspec.Struct, frozen=True):
         created: Unix seconds.
         asked: The last message of the request, where others may be compared with it; else empty.
         fresh_until: Unix seconds; from then on it is served only while it is asked again. None: it stays fresh.
+        task: What kind of task it answers; None where that was not seen.
     """
 
     body: dict[str, Any]
@@ -172,6 +173,7 @@ class CachedReply(msgspec.Struct, frozen=True):
     created: float
     asked: str = ""
     fresh_until: float | None = None
+    task: str | None = None
 
     def encode(self) -> bytes:
         """Return it as bytes."""

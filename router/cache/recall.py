@@ -221,7 +221,14 @@ class Recall:
         return MISS if least is None else self._similar(asked, found, least, usable)
 
     def keep(
-        self, asked: Asked, body: dict[str, Any], *, model: str, tier: str, cost_usd: float | None
+        self,
+        asked: Asked,
+        body: dict[str, Any],
+        *,
+        model: str,
+        tier: str,
+        cost_usd: float | None,
+        task: str | None = None,
     ) -> tuple[CachedReply, Coroutine[Any, Any, None]] | None:
         """Return an answer as it is kept, with the work of keeping it; None where it may not be kept.
 
@@ -231,6 +238,7 @@ class Recall:
             model: Who answered.
             tier: Its tier.
             cost_usd: What it cost.
+            task: What kind of task it answers.
         """
         calls = has_calls(body)
         if not may_store(asked.request, body) or (asked.volatile and not calls):
@@ -238,7 +246,9 @@ class Recall:
         now, ttl = self._clock(), entry_ttl(asked.request, self._settings.ttl)
         place = None if calls else asked.place
         question = asked.question.text if place is not None and asked.question is not None else ""
-        reply = CachedReply(body, model, tier, cost_usd, now, asked=question, fresh_until=now + ttl)
+        reply = CachedReply(
+            body, model, tier, cost_usd, now, asked=question, fresh_until=now + ttl, task=task
+        )
         return reply, self._keep(asked, reply, ttl, place)
 
     async def shared(self, asked: Asked, found: Recalled, made_for: str | None) -> Recalled:

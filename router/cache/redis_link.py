@@ -97,12 +97,20 @@ class RedisLink:
         url: `redis://…`; its password never appears in messages.
         timeout: Seconds that a call may take in all: waiting for a connection, connecting, every command in it.
         clock: Monotonic seconds.
+        setting: Where the URL stands, for messages.
 
     Raises:
         SettingsError: The URL is none that Redis understands.
     """
 
-    def __init__(self, url: str, *, timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float,
+        clock: Callable[[], float] = time.monotonic,
+        setting: str = "cache.url",
+    ) -> None:
         # No time limits of the client's own, as every call has its deadline; the older protocol, as every server
         # speaks it and connecting takes one question less.
         self._options: dict[str, Any] = {
@@ -120,7 +128,7 @@ class RedisLink:
             ConnectionPool(**self._options).make_connection()  # type: ignore[no-untyped-call]
         except (ValueError, TypeError, RedisError):
             # The cause may quote a part of the password ("Port could not be cast …"): it is left out.
-            raise SettingsError(f"cache.url: not understood; expected {_URL_FORMS}") from None
+            raise SettingsError(f"{setting}: not understood; expected {_URL_FORMS}") from None
         self.timeout = timeout
         self.breaker = Breaker("redis", longest_call=timeout, clock=clock)
         self.errors = self.skipped = 0

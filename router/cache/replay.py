@@ -94,6 +94,11 @@ class ChunkCollector:
         return body | ({"usage": self.usage} if self.usage is not None else {})
 
     @property
+    def service_tier(self) -> object:
+        """What the stream says of the tier that it is served by."""
+        return self._base.get("service_tier")
+
+    @property
     def text(self) -> str:
         """All text so far, arguments of calls included; for counting tokens."""
         parts: list[str] = []

@@ -106,6 +106,9 @@ def _is_repeatable(request: ChatRequest) -> bool:
     body has a `cache` object, which asks for it. A caller that sets no temperature has not asked for variety (it takes
     what the server does by default), so its requests are cached; most agents are of this kind.
     """
+    if request.screening is not None and request.screening.found:
+        # What holds somebody's data is answered afresh, and its answer kept for nobody.
+        return False
     fields = request.fields
     sampled = (fields.temperature or 0) > 0 and fields.seed is None
     return not sampled or fields.cache is not None

@@ -57,7 +57,10 @@ class ClassifierModel:
 
     async def complete(self, request: ChatRequest) -> Reply:
         """Answer in one piece; see `Model`."""
+        begun = time.thread_time()
         choice, shares = self._shares(request)
+        if request.meter is not None:
+            request.meter.add(time.thread_time() - begun)
         label = next(iter(shares))
         usage = Usage()  # no tokens: nothing was generated
         message = {"role": "assistant", "content": choice.answer(label)}

@@ -20,7 +20,10 @@ _COMMANDS = {
     "chat": ("chat:chat", "Talk to the gateway in the terminal."),
     "models": ("models:models", "List and fetch local models."),
     "config": ("config:config", "Check the settings file."),
+    "keys": ("keys:keys", "Make, list and revoke virtual keys."),
+    "ledger": ("ledger:ledger", "Export the ledger, prune it, bring it up to date."),
     "report": ("report:report", "Report requests, tokens, cost and savings."),
+    "top": ("top:top", "Watch requests, routes, cost and savings in the terminal."),
     "calibrate": (
         "calibrate:calibrate",
         "Place a model by its own answers, and see what a risk budget allows.",
@@ -60,14 +63,19 @@ class _Commands(click.Group):
 @click.pass_context
 def cli(ctx: click.Context, config_path: Path | None) -> None:
     """Small model first; escalate when it must: a routing gateway for AI agents."""
-    ctx.obj = _settings_loader(config_path)
+    ctx.obj = settings_loader(config_path)
 
 
-def _settings_loader(path: Path | None) -> Callable[[], Settings]:
+def settings_loader(path: Path | None) -> Callable[[], Settings]:
+    """Return what reads the settings, each time anew; `path` as of `--config`."""
+
     def load() -> Settings:
         from ..settings_file import find_settings_file, load_settings
 
-        loaded = load_settings(find_settings_file(path, os.environ, Path.cwd()), os.environ)
+        # Once a file was found it is that one: a server that reads it again must not fall back to the defaults.
+        nonlocal path
+        path = find_settings_file(path, os.environ, Path.cwd())
+        loaded = load_settings(path, os.environ)
         for warning in loaded.warnings:
             click.echo(f"warning: {warning}", err=True)
         return loaded.settings

@@ -12,6 +12,8 @@ import msgspec
 
 from ..settings import Settings
 from .bench_cache import cache
+from .bench_gateway import gateway
+from .bench_ledger import ledger
 from .bench_local import local
 
 
@@ -21,6 +23,8 @@ def bench() -> None:
 
 
 bench.add_command(cache)
+bench.add_command(gateway)
+bench.add_command(ledger)
 bench.add_command(local)
 
 

@@ -17,6 +17,7 @@ from smallfirst.router.settings import LocalModelSettings, Settings
 from .evaluate_ablation import ablation
 from .evaluate_cache import cache
 from .evaluate_compare import compare, page
+from .evaluate_pii import pii
 from .evaluate_placement import placement
 from .evaluate_robustness import robustness
 from .evaluate_routing import FILE, routing, share
@@ -36,7 +37,7 @@ def evaluate() -> None:
     """Hold the commands below."""
 
 
-for _command in (routing, cache, suite, compare, page, placement, robustness, ablation):
+for _command in (routing, cache, suite, compare, page, placement, robustness, ablation, pii):
     evaluate.add_command(_command)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 from collections.abc import Callable
 
 import click
 
+from ..access.gate import has_keys
 from ..errors import SettingsError
 from ..settings import LocalModelSettings, Settings
 
@@ -15,14 +17,33 @@ from ..settings import LocalModelSettings, Settings
 @click.option("--host", help="Address to listen on.  [default: server.host, 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port.  [default: server.port, 4100]")
 @click.option("--policy", help="The policy behind `auto`.  [default: policy, balanced]")
+@click.option(
+    "--insecure-no-keys",
+    is_flag=True,
+    help="Serve other machines without any key: whoever reaches the port spends your money.",
+)
 @click.pass_obj
-def serve(load: Callable[[], Settings], host: str | None, port: int | None, policy: str | None) -> None:
-    """Serve the OpenAI-compatible proxy. Fetches the configured local models first."""
-    settings = _override(load(), host, port, policy)
-    check_exposure(settings)
+def serve(
+    load: Callable[[], Settings],
+    host: str | None,
+    port: int | None,
+    policy: str | None,
+    insecure_no_keys: bool,
+) -> None:
+    """Serve the OpenAI-compatible proxy. Fetches the configured local models first. SIGHUP reads the settings again."""
+
+    def read() -> Settings:
+        settings = _override(load(), host, port, policy)
+        if insecure_no_keys:
+            server = settings.server.model_copy(update={"insecure_no_keys": True})
+            settings = settings.model_copy(update={"server": server})
+        check_exposure(settings)
+        return settings
+
+    settings = read()
     fetch_models(settings)
     _announce(settings)
-    _run(settings)
+    _run(settings, read)
 
 
 def _override(settings: Settings, host: str | None, port: int | None, policy: str | None) -> Settings:
@@ -39,17 +60,18 @@ def check_exposure(settings: Settings) -> None:
     """Refuse to serve others than this machine without keys.
 
     Raises:
-        SettingsError: The host is not a loopback address and no key is configured.
+        SettingsError: The host is not a loopback address and no key is configured, or the keys cannot be read.
     """
     host = settings.server.host
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         loopback = False
-    if not loopback and not settings.server.keys:
+    if not loopback and not settings.server.insecure_no_keys and not has_keys(settings):
         raise SettingsError(
             f"server.host {host} can be reached from other machines, but no key is configured: anyone could spend "
-            "your money. Add 'server: {keys: [{key: ${SMALLFIRST_KEY}}]}' to the settings, or serve on 127.0.0.1."
+            "your money. Make a key with 'smallfirst keys create --tenant NAME', or serve on 127.0.0.1 "
+            "(--insecure-no-keys serves everybody all the same)."
         )
 
 
@@ -71,24 +93,36 @@ def _announce(settings: Settings) -> None:
         click.echo(
             "  no cloud model: everything is answered locally (set OPENAI_API_KEY to add one)", err=True
         )
-    if not settings.server.keys:
-        click.echo("  no keys configured: only this machine is served", err=True)
+    if not has_keys(settings):
+        if settings.server.insecure_no_keys:
+            click.echo(
+                "  WARNING: no keys configured; every machine is served: whoever reaches the port spends your money",
+                err=True,
+            )
+        else:
+            click.echo(
+                "  no keys configured: only this machine is served (`smallfirst keys create` makes one)",
+                err=True,
+            )
 
 
-def _run(settings: Settings) -> None:
+def _run(settings: Settings, read: Callable[[], Settings]) -> None:
     import uvicorn
 
     from ..gateway import Gateway
     from ..server import make_app
+    from ..telemetry.logs import write_logs
 
-    uvicorn.run(
-        make_app(Gateway(settings)),
-        host=settings.server.host,
-        port=settings.server.port,
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        lifespan="on",
-        ws="none",
-        timeout_graceful_shutdown=10,
-    )
+    with write_logs(settings.log, sys.stderr):
+        uvicorn.run(
+            make_app(Gateway(settings), read_settings=read),
+            host=settings.server.host,
+            port=settings.server.port,
+            # Every request has a line in our own log; what uvicorn has to say goes there, too.
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            lifespan="on",
+            ws="none",
+            timeout_graceful_shutdown=10,
+        )

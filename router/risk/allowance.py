@@ -186,7 +186,7 @@ def _usd(
 
     def costs(spec: AnyModelSettings) -> Sequence[float | None]:
         tokens = zip(of.input_tokens.tolist(), of.output_tokens.tolist(), strict=True)
-        return [price(spec, Usage(input_tokens=int(i), output_tokens=int(o))) for i, o in tokens]
+        return [price(spec, Usage(int(i), int(o), cpu_seconds=0.0)) for i, o in tokens]
 
     local, cloud = costs(model), costs(baseline)
     if any(cost is None for cost in (*local, *cloud)):

@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import msgspec
 import numpy as np
@@ -124,6 +125,16 @@ class FeatureReader:
     def __init__(self, embedding: TokenEmbedding) -> None:
         self.embedding = embedding
         self._classes = class_table(embedding.tokenizer)
+
+    @staticmethod
+    @cache
+    def packaged() -> FeatureReader:
+        """Return the reader over the installed package's files. Made once a process: it takes 0.4 s, and only reads.
+
+        Raises:
+            SmallfirstError: The files are not there.
+        """
+        return FeatureReader(TokenEmbedding.load())
 
     def read(self, request: ChatRequest) -> Features:
         """Return the features of a request. Pure CPU; about 0.6 ms for 500 tokens, under 10 ms for any body."""

@@ -20,7 +20,7 @@ async def chat_completions(gateway: Gateway, incoming: Incoming) -> ASGIApp:
 
 async def route(gateway: Gateway, incoming: Incoming) -> ASGIApp:
     """Return the decision for a chat completion body; nothing is run."""
-    decision = gateway.route(await incoming.chat_request())
+    decision = gateway.route(incoming.access.allowed(gateway, await incoming.chat_request()))
     return json_response(decision_body(decision))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 from starlette.types import ASGIApp
 
@@ -14,11 +16,13 @@ from .serve import unless_gone
 async def classify(gateway: Gateway, incoming: Incoming) -> ASGIApp:
     """Label one text, or several: then the results are in `results`."""
     fields = parse(await incoming.body())
-    tenant = incoming.tenant_of(fields.metadata)
+    given = {key: value for key, value in msgspec.structs.asdict(fields).items() if value is not None}
+    may = partial(incoming.access.allows, gateway)
     work = gateway.classify(
-        tenant=tenant,
+        tenant=incoming.tenant_of(fields.metadata),
         headers=incoming.hints,
-        **{key: value for key, value in msgspec.structs.asdict(fields).items() if value is not None},
+        admitted=partial(incoming.access.admitted, gateway),
+        **{"model": gateway.classifying_model(fields.labels, may=may), **given},
     )
     found = await unless_gone(incoming.receive, work)
     results = [result for result, _ in found]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from starlette.types import ASGIApp
 
-from ..answer import Answer, Receipt
+from ..answer import Receipt
 from ..gateway import Gateway
-from ..wire import ChatRequest, decode_object
+from ..wire import decode_object
 from ..wires.completions import parse, together
 from .http import Incoming, header_safe, json_response
 from .serve import serve, unless_gone
@@ -22,21 +22,15 @@ async def completions(gateway: Gateway, incoming: Incoming) -> ASGIApp:
     calls = parse(body, headers=incoming.hints, tenant=incoming.tenant_of(body.get("metadata")))
     if len(calls) == 1:
         return await serve(gateway, incoming, calls[0])
-    answers = await unless_gone(incoming.receive, _all(gateway, [call.request for call in calls]))
+    async with AsyncExitStack() as admitted:
+        requests = [
+            await admitted.enter_async_context(incoming.access.admitted(gateway, call.request))
+            for call in calls
+        ]
+        answers = await unless_gone(incoming.receive, gateway.complete_all(requests))
     replies = [call.reply(answer) for call, answer in zip(calls, answers, strict=True)]
     receipt = _in_all([answer.receipt for answer in answers])
     return json_response(together(replies), headers=header_safe(receipt.headers()))
-
-
-async def _all(gateway: Gateway, requests: Sequence[ChatRequest]) -> list[Answer]:
-    """Ask all at once; when one fails, the others are not wanted any more."""
-    asked = [asyncio.ensure_future(gateway.complete(request)) for request in requests]
-    try:
-        return await asyncio.gather(*asked)
-    finally:
-        for each in asked:
-            each.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
 
 
 def _in_all(receipts: Sequence[Receipt]) -> Receipt:

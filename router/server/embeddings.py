@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp
 
-from ..embeddings import parse, reply_body
+from ..embeddings import EmbeddingFields, parse, reply_body
 from ..gateway import Gateway
 from .http import Incoming, json_response
 from .serve import unless_gone
@@ -13,5 +13,24 @@ from .serve import unless_gone
 async def embeddings(gateway: Gateway, incoming: Incoming) -> ASGIApp:
     """Return a vector for each text."""
     fields = parse(await incoming.body())
-    vectors, tokens = await unless_gone(incoming.receive, gateway.embed(fields.model, fields.texts))
+    if incoming.access.key is None:
+        vectors, tokens = await unless_gone(incoming.receive, gateway.embed(fields.model, fields.texts))
+    else:
+        vectors, tokens = await _limited(gateway, incoming, fields)
     return json_response(reply_body(fields, fields.model, vectors, tokens))
+
+
+async def _limited(
+    gateway: Gateway, incoming: Incoming, fields: EmbeddingFields
+) -> tuple[list[list[float]], int]:
+    """Embed within a key's limits: tokens are estimated, then settled. Embeddings cost nothing and are in no ledger."""
+    incoming.access.target(gateway, fields.model)
+    estimate = sum(gateway.routing.count_tokens(text) for text in fields.texts)
+    grant = await incoming.access.count(gateway, tokens=estimate)
+    tokens = 0
+    try:
+        vectors, tokens = await unless_gone(incoming.receive, gateway.embed(fields.model, fields.texts))
+    finally:
+        if grant is not None:
+            grant.used(tokens)
+    return vectors, tokens

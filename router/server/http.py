@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import AuthenticationFailed, BodyTooLarge, RequestError
-from ..settings import Settings
+from ..access.admission import Admission
+from ..access.gate import Gate
+from ..access.headers import RateHeaders, openai_headers
+from ..errors import BodyTooLarge, Forbidden, InvalidRequest, RequestError
 from ..wire import ChatRequest
 from ..wires.base import openai_error
 
@@ -43,6 +43,7 @@ class Incoming:
     receive: Receive
     max_body_bytes: int
     path_params: Mapping[str, str] = field(default_factory=dict)
+    access: Admission = field(default_factory=Admission)
 
     async def chat_request(self) -> ChatRequest:
         """Read and parse the body as a chat completion.
@@ -58,13 +59,27 @@ class Incoming:
         """The headers that carry hints."""
         return {name: self.headers[name] for name in HINT_HEADERS if name in self.headers}
 
+    def only_parameters(self, names: Sequence[str]) -> None:
+        """Check the query: a parameter that is misspelt, or given twice, would mean something else than was meant.
+
+        Raises:
+            InvalidRequest: It has another parameter, or one of them twice.
+        """
+        for name in self.query:
+            if name not in names:
+                raise InvalidRequest(f"Unknown query parameter '{name[:100]}'.", param=name[:100])
+            if len(self.query.getlist(name)) > 1:
+                raise InvalidRequest(f"The query parameter '{name}' is given twice.", param=name)
+
     def tenant_of(self, metadata: object) -> str:
         """Return whose request it is: a key decides; without keys the caller may say so.
 
         `metadata` is as it came: its type is checked where the body is parsed.
         """
         claimed = metadata.get("tenant") if isinstance(metadata, dict) else None
-        return self.tenant or (claimed[:200] if isinstance(claimed, str) and claimed else "default")
+        if self.tenant is not None:
+            return self.tenant
+        return claimed[:200] if isinstance(claimed, str) and claimed else "default"
 
     async def body(self) -> bytes:
         """Read the body.
@@ -97,39 +112,6 @@ class ClientGone(Exception):
     """The client closed the connection; nobody waits for an answer."""
 
 
-class Keys:
-    """Knows which key belongs to which tenant. Holds hashes only."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._tenants = [(_digest(key.key.get_secret_value()), key.tenant) for key in settings.server.keys]
-
-    def tenant(self, headers: Headers) -> str | None:
-        """Return the caller's tenant, or None where no keys are configured.
-
-        Raises:
-            AuthenticationFailed: No key, or one that is not known.
-        """
-        if not self._tenants:
-            return None
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            token = headers.get("x-api-key", "")
-        if not token:
-            raise AuthenticationFailed(
-                "No API key was given. Send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
-            )
-        given = _digest(token.strip())
-        # Every key is compared, and in constant time: neither order nor prefix shows in the answer's time.
-        matches = [tenant for known, tenant in self._tenants if hmac.compare_digest(known, given)]
-        if not matches:
-            raise AuthenticationFailed("The API key is not known to this gateway.")
-        return matches[0]
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
-
-
 Handler = Callable[[Incoming], Awaitable[ASGIApp]]
 ErrorBody = Callable[[RequestError], dict[str, Any]]
 
@@ -139,38 +121,61 @@ class Endpoint:
 
     Args:
         handler: What it does.
-        settings: Keys and limits.
+        gate: Knows who may ask, and how much.
         public: Whether no key is needed.
+        admin: Whether it concerns all tenants: the key must say `admin`.
         error_body: The wire's error shape.
+        rate_headers: What the wire calls what is left of limits.
     """
 
     def __init__(
         self,
         handler: Handler,
-        settings: Settings,
+        gate: Gate,
         *,
         public: bool = False,
+        admin: bool = False,
         error_body: ErrorBody = openai_error,
+        rate_headers: RateHeaders = openai_headers,
     ) -> None:
         self._handler = handler
-        self._keys = Keys(settings)
+        self._gate = gate
         self._public = public
+        self._admin = admin
         self.error_body = error_body
-        self._max_body_bytes = settings.limits.max_body_bytes
+        self._rate_headers = rate_headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        response = await self._respond(scope, receive)
-        if response is not None:
-            await response(scope, receive, send)
-
-    async def _respond(self, scope: Scope, receive: Receive) -> ASGIApp | None:
-        headers, named = Headers(scope=scope), scope.get("path_params", {})
+        access = Admission()
         try:
-            tenant = None if self._public else self._keys.tenant(headers)
+            access = self._admission(scope)
+        except RequestError as exc:
+            response: ASGIApp | None = error_response(exc, self.error_body)
+        else:
+            response = await self._respond(scope, receive, access)
+        if response is not None:
+            said = access.headers(self._rate_headers)
+            await response(scope, receive, _saying(send, said) if said else send)
+
+    def _admission(self, scope: Scope) -> Admission:
+        if self._public:
+            return Admission()
+        peer = scope.get("client")
+        key = self._gate.key_of(Headers(scope=scope), peer[0] if peer else None, method=scope["method"])
+        if self._admin and key is not None and not key.rules.admin:
+            raise Forbidden(
+                "This concerns all tenants, and the key is not one of an administrator (`--admin`)."
+            )
+        return Admission(self._gate, key)
+
+    async def _respond(self, scope: Scope, receive: Receive, access: Admission) -> ASGIApp | None:
+        headers, named = Headers(scope=scope), scope.get("path_params", {})
+        tenant = None if access.key is None else access.key.tenant
+        limit = self._gate.settings.limits.max_body_bytes
+        try:
             query = QueryParams(scope["query_string"])
-            incoming = Incoming(headers, query, tenant, receive, self._max_body_bytes, named)
-            return await self._handler(incoming)
+            return await self._handler(Incoming(headers, query, tenant, receive, limit, named, access))
         except RequestError as exc:
             return error_response(exc, self.error_body)
         except ClientGone:
@@ -181,6 +186,18 @@ class Endpoint:
             log.error("unexpected %s", type(exc).__name__, exc_info=_without_values(exc))
             internal = RequestError("An internal error occurred.", code="internal_error")
             return error_response(internal, self.error_body)
+
+
+def _saying(send: Send, headers: Mapping[str, str]) -> Send:
+    """Add headers to an answer."""
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+
+    async def with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *raw]}
+        await send(message)
+
+    return with_headers
 
 
 def _without_values(exc: Exception) -> tuple[type[Exception], Exception, Any]:

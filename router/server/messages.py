@@ -21,5 +21,5 @@ async def messages(gateway: Gateway, incoming: Incoming) -> ASGIApp:
 async def count_tokens(gateway: Gateway, incoming: Incoming) -> ASGIApp:
     """Return the gateway's estimate of a prompt's tokens; nothing is run."""
     request = parse_count(await incoming.body())
-    gateway.routing.target(request.fields.model)
+    incoming.access.target(gateway, request.fields.model)
     return json_response({"input_tokens": gateway.count_tokens(request)})

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp
 from ..errors import CannotServe, ModelNotFound
 from ..gateway import Gateway
 from ..models.cloud import CloudModel
+from ..routing import AUTO
 from ..wire import METADATA_HINTS, decode_object
 from ..wires.base import without
 from .http import Incoming, json_response
@@ -23,7 +24,7 @@ async def moderations(gateway: Gateway, incoming: Incoming) -> ASGIApp:
     metadata = body.get("metadata")
     hinted = metadata.get("privacy", "any") if isinstance(metadata, dict) else "any"
     asked = {
-        gateway.settings.policy_named(gateway.settings.policy).privacy,
+        incoming.access.target(gateway, AUTO).policy.privacy,
         incoming.hints.get("x-smallfirst-privacy", "").strip().lower() or "any",
         hinted if isinstance(hinted, str) else "local",
     }
@@ -34,18 +35,35 @@ async def moderations(gateway: Gateway, incoming: Incoming) -> ASGIApp:
             param="x-smallfirst-privacy",
             code="privacy_local_only",
         )
-    model = _first_cloud(gateway)
+    policy = incoming.access.target(gateway, AUTO).policy
+    screening = gateway.screener.screening(body, policy)
+    if screening.keeps_local:
+        raise CannotServe(
+            f"The text holds {' and '.join(screening.kinds)}, which '{policy.name}' keeps in the house.",
+            param="input",
+            code="privacy_local_only",
+        )
+    name, model = _first_cloud(gateway)
+    incoming.access.target(gateway, name)
     if isinstance(metadata, dict):
         own = {key: value for key, value in metadata.items() if key not in METADATA_HINTS}
-        content = msgspec.json.encode(body | {"metadata": own} if own else without(body, _METADATA))
-    return json_response(
-        await unless_gone(incoming.receive, model.forward("/moderations", content, incoming.hints))
-    )
+        body = body | {"metadata": own} if own else without(body, _METADATA)
+        content = msgspec.json.encode(body)
+    if screening.redacts:
+        # What comes back are marks and no words: nothing is to be restored.
+        content = msgspec.json.encode(screening.replaced(body)[0])
+    grant = await incoming.access.count(gateway)
+    try:
+        reply = await unless_gone(incoming.receive, model.forward("/moderations", content, incoming.hints))
+    finally:
+        if grant is not None:
+            grant.used(0)
+    return json_response(reply)
 
 
-def _first_cloud(gateway: Gateway) -> CloudModel:
+def _first_cloud(gateway: Gateway) -> tuple[str, CloudModel]:
     for spec in gateway.settings.models:
         model = gateway.models.get(spec.name)
         if spec.tier == "cloud" and isinstance(model, CloudModel):
-            return model
+            return spec.name, model
     raise ModelNotFound("Moderation needs a cloud model, and none is configured.", code="no_cloud_model")

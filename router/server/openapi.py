@@ -36,6 +36,8 @@ class Operation:
         example: Of a body.
         streams: Whether it may answer with server-sent events.
         public: Whether it asks for no key.
+        admin_key: Whether it asks for the admin key instead.
+        admin: Whether it concerns all tenants, so that a key must be one of an administrator.
         query: Names of its query's parameters, all optional.
         error_body: The wire's error shape.
         error: The name of that shape's schema.
@@ -50,6 +52,8 @@ class Operation:
     example: dict[str, Any] | None = None
     streams: bool = False
     public: bool = False
+    admin_key: bool = False
+    admin: bool = False
     query: tuple[str, ...] = ()
     error_body: ErrorBody = openai_error
     error: str = "Error"
@@ -108,6 +112,8 @@ def _described(operation: Operation) -> dict[str, Any]:
         described["requestBody"] = {"required": True, "content": content}
     if operation.public:
         described["security"] = []
+    if operation.admin_key:
+        described["security"] = [{"bearer": []}, {"key": []}]
     return described
 
 

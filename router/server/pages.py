@@ -8,13 +8,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from ..gateway import Gateway
+from ..settings import ClassifierSettings
 from ..status import readiness
 from .http import Incoming, json_response
 
 
 async def list_models(gateway: Gateway, incoming: Incoming) -> ASGIApp:
     """List every name that a client may put into `model`."""
-    names = gateway.routing.model_names
+    names = [name for name in gateway.routing.model_names if incoming.access.allows(gateway, name)]
     data = [_model(gateway, name) for name in names]
     pages = {"has_more": False, "first_id": names[0], "last_id": names[-1]}
     return json_response({"object": "list", "data": data, **pages})
@@ -23,15 +24,25 @@ async def list_models(gateway: Gateway, incoming: Incoming) -> ASGIApp:
 async def get_model(gateway: Gateway, incoming: Incoming) -> ASGIApp:
     """Return one of those names; it may have a slash in it."""
     name = incoming.path_params["model"]
-    gateway.routing.target(name)
+    incoming.access.target(gateway, name)
     return json_response(_model(gateway, name))
 
 
 def _model(gateway: Gateway, name: str) -> dict[str, Any]:
-    """Return a model as OpenAI's clients read it, and with what Anthropic's look for."""
-    owner = next((model.tier for model in gateway.settings.models if model.name == name), "smallfirst")
-    openai = {"id": name, "object": "model", "created": 0, "owned_by": owner}
-    return {**openai, "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
+    """Return a model as OpenAI's clients read it, with what Anthropic's look for, its context and its tier.
+
+    Under `auto` the context is the longest of the models that may be asked, and there is no tier.
+    """
+    target = gateway.routing.target(name)
+    models = [model for model in gateway.settings.models if target.pinned in (None, model.name)]
+    tier = models[0].tier if target.pinned is not None else None
+    allowed = [m for m in models if tier is not None or target.policy.privacy != "local" or m.tier == "local"]
+    # A classifier answers with a label: it takes texts of any length, and no conversations.
+    talking = [model for model in allowed if not isinstance(model, ClassifierSettings)] or allowed
+    context = max((model.context_tokens for model in talking), default=0)
+    openai = {"id": name, "object": "model", "created": 0, "owned_by": tier or "smallfirst"}
+    anthropic = {"type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
+    return {**openai, **anthropic, "max_input_tokens": context, "context_window": context, "tier": tier}
 
 
 async def health(gateway: Gateway, incoming: Incoming) -> ASGIApp:

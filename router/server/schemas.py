@@ -29,7 +29,11 @@ def one_of(values: Sequence[str]) -> Schema:
     return {"type": "string", "enum": list(values)}
 
 
-_MODEL = record({"id": TEXT, "object": one_of(["model"]), "created": {"type": "integer"}, "owned_by": TEXT})
+_MODEL = record(
+    {"id": TEXT, "object": one_of(["model"]), "created": {"type": "integer"}, "owned_by": TEXT},
+    context_window=COUNT,
+    tier={"type": ["string", "null"], "enum": ["local", "cloud", None]},
+)
 _OPENAI_USAGE = record({"prompt_tokens": COUNT, "completion_tokens": COUNT, "total_tokens": COUNT})
 _STOP = ["end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"]
 
@@ -71,6 +75,14 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "DeletedResponse": record({"id": TEXT, "object": one_of(["response"]), "deleted": {"type": "boolean"}}),
+    "Reload": record(
+        {
+            "object": one_of(["reload"]),
+            "changed": array(TEXT),
+            "needs_restart": array(TEXT),
+            "models": record({name: array(TEXT) for name in ("kept", "added", "changed", "removed")}),
+        }
+    ),
     "DeletedCache": record(
         {"object": one_of(["cache.deleted"]), "tenant": TEXT, "namespace": NULLABLE_TEXT, "deleted": COUNT}
     ),
@@ -104,6 +116,18 @@ SCHEMAS: dict[str, Schema] = {
     },
     "Decision": record(
         {"model": TEXT, "route": one_of(["local", "cloud"]), "reason": TEXT, "attempts": array(ANY_OBJECT)}
+    ),
+    "Report": record(
+        {
+            "object": one_of(["report"]),
+            "tenant": NULLABLE_TEXT,
+            "since": NULLABLE_TEXT,
+            "until": NULLABLE_TEXT,
+            "by": array(TEXT),
+            "rows": array(record({"key": ANY_OBJECT, "requests": COUNT, "cost_usd": NUMBER})),
+            "total": record({"requests": COUNT, "cost_usd": NUMBER, "saved_usd": NUMBER}),
+            "prices": TEXT,
+        }
     ),
     "Feedback": record({"object": one_of(["feedback"]), "request_id": TEXT, "score": NUMBER}),
     "Model": _MODEL,

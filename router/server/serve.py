@@ -23,10 +23,13 @@ T = TypeVar("T")
 
 async def serve(gateway: Gateway, incoming: Incoming, call: Call) -> ASGIApp:
     """Answer a request, streamed or not."""
-    if call.request.fields.stream:
-        return EventStream(await unless_gone(incoming.receive, gateway.stream(call.request)), call)
-    answer = await unless_gone(incoming.receive, gateway.complete(call.request))
-    return json_response(call.reply(answer), headers=header_safe(answer.receipt.headers()))
+    async with incoming.access.admitted(gateway, call.request) as request:
+        if request.fields.stream:
+            return EventStream(await unless_gone(incoming.receive, gateway.stream(request)), call)
+        answer = await unless_gone(incoming.receive, gateway.complete(request))
+    reply = call.reply(answer)
+    await call.settle(answer, reply)
+    return json_response(reply, headers=header_safe(answer.receipt.headers()))
 
 
 async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
@@ -101,7 +104,9 @@ class EventStream:
                 events = feed(chunk)
                 if events:
                     await send({"type": "http.response.body", "body": events, "more_body": True})
-            last = self._events.end(self._stream.usage or UNKNOWN_USAGE)
+            usage = self._stream.usage or UNKNOWN_USAGE
+            await self._events.settle(usage)
+            last = self._events.end(usage, self._stream.receipt)
         except RequestError as exc:
             last = self._events.error(exc)
         except Exception as exc:  # the last resort: a bug of ours must not look like a complete answer

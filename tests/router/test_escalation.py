@@ -70,12 +70,37 @@ async def test_an_unsure_answer_is_not_shown_and_is_booked(make_gateway: MakeGat
 
 
 @pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("limit", [3, 20])
+async def test_a_forced_call_that_its_limit_cuts_escalates(
+    make_gateway: MakeGateway, streamed: bool, limit: int
+) -> None:
+    """After three tokens there is nothing of the call yet, after twenty half of its arguments."""
+    function = {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    }
+    asked: dict[str, Any] = {
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": "required",
+        "max_tokens": limit,
+    }
+    gateway = make_gateway(**policy(0, min_local_success=0.0, max_gap=1.0, cascade="always"))
+    _, receipt = await ask(gateway, streamed=streamed, **asked)
+    assert (receipt.route, receipt.attempts) == ("cloud", 2)
+    assert receipt.reason == f"{LOCAL} gave no valid answer (its answer is cut off); {CLOUD} answers"
+    assert [one["outcome"] for one in attempts(gateway)] == ["discarded", "ok"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
 async def test_an_unsure_answer_is_better_than_none(
     make_gateway: MakeGateway, cloud: LoopbackCloud, streamed: bool
 ) -> None:
     cloud.enqueue(lc.status(500))
-    text, receipt = await ask(make_gateway(**policy(0.999)), streamed=streamed)
+    gateway = make_gateway(**policy(0.999))
+    text, receipt = await ask(gateway, streamed=streamed)
     assert "Paris" in text
+    # In the order of the asking: which tier came first is what exploring goes by.
+    assert [(one["model"], one["outcome"]) for one in attempts(gateway)] == [(LOCAL, "ok"), (CLOUD, "error")]
     assert (receipt.route, receipt.model) == ("local", LOCAL)
     assert receipt.reason == f"{CLOUD} failed (c); {LOCAL} was unsure, but answers"
 
@@ -125,7 +150,8 @@ async def test_an_early_call_that_is_not_needed_is_hung_up(
     assert (receipt.route, receipt.attempts) == ("local", 2)
     unused, kept = attempts(gateway)
     assert (unused["outcome"], kept["outcome"]) == ("unused", "ok")
-    assert receipt.cost_usd == pytest.approx(unused["input_tokens"] * 2e-6)
+    assert (unused["output_tokens"] > 0, unused["estimated"]) == (not streamed, True)
+    assert receipt.cost_usd == pytest.approx(unused["input_tokens"] * 2e-6 + unused["output_tokens"] * 8e-6)
     if cloud.requests:  # it may have been hung up before it had said anything
         assert await asyncio.to_thread(cloud.disconnected.wait, 5)
 
@@ -193,6 +219,15 @@ async def test_labels_with_probabilities_are_not_sampled(make_gateway: MakeGatew
     answer = await gateway.complete("Paris is a ...", response_format=form)
     assert answer.body["classification"]["method"] == "model"
     assert attempts(gateway)[0]["input_tokens"] == answer.body["usage"]["prompt_tokens"]
+
+
+async def test_several_answers_are_not_held_against_further_samples(make_gateway: MakeGateway) -> None:
+    gateway = make_gateway(**policy(0.0, self_consistency=3))
+    answer = await gateway.complete("What is the capital of France?", n=2, max_tokens=6, seed=1)
+    (kept,) = attempts(gateway)
+    assert (kept["model"], kept["outcome"]) == (LOCAL, "ok")
+    assert len(answer.body["choices"]) == 2
+    assert kept["output_tokens"] == answer.body["usage"]["completion_tokens"]
 
 
 # --- a server in the house ------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from smallfirst.router import expected
-from smallfirst.router.expected import CACHE_SECONDS, CACHE_TOKENS, FIRST_GUESS, ExpectedCost
+from smallfirst.router.expected import CACHE_SECONDS, CACHE_TOKENS, FIRST_GUESS, Asked, ExpectedCost
 from smallfirst.router.prices import PriceList
 from smallfirst.router.settings import AnyModelSettings, CloudModelSettings, Price, default_local_model
 from smallfirst.router.wire import Usage
@@ -141,3 +141,82 @@ def test_only_the_latest_sessions_are_remembered(costs: ExpectedCost) -> None:
     # The second is the oldest by now; the first was there again meanwhile.
     assert costs.cached_tokens("dear", "t", "first", 5000) == 4100
     assert costs.cached_tokens("dear", "t", "second", 5000) == 0
+
+
+# --- another model's request on the baseline --------------------------------------------------------------------------
+
+
+def asked(limit: int | None = None, session: str = "s") -> Asked:
+    return Asked("chat", limit, "t", session)
+
+
+def taught(costs: ExpectedCost, *tokens: int, model: str = "dear") -> None:
+    for at, count in enumerate(tokens):
+        usage = Usage(input_tokens=100, output_tokens=count)
+        costs.answered(model, "chat", usage=usage, tenant="t", session=f"other{at}", counted=100)
+
+
+def test_an_answer_is_as_long_as_the_baselines_own_are(costs: ExpectedCost) -> None:
+    taught(costs, *[100, 300] * 10)
+    found = costs.instead("dear", asked(), LOCAL.name, Usage(input_tokens=100, output_tokens=7))
+    assert found == Usage(input_tokens=100, output_tokens=200, estimated=True)
+
+
+def test_until_the_baseline_has_answered_some_the_others_own_length_stands(costs: ExpectedCost) -> None:
+    taught(costs, *[300] * 4)
+    usage = Usage(input_tokens=100, output_tokens=7)
+    assert costs.predicted_tokens("dear", "chat", None) is None
+    assert costs.instead("dear", asked(), LOCAL.name, usage).output_tokens == 7
+    taught(costs, 300)
+    assert costs.instead("dear", asked(), LOCAL.name, usage).output_tokens == 300
+
+
+def test_the_callers_limit_cuts_a_predicted_answer(costs: ExpectedCost) -> None:
+    taught(costs, *[300] * 10)
+    usage = Usage(input_tokens=100, output_tokens=7)
+    assert costs.instead("dear", asked(limit=40), LOCAL.name, usage).output_tokens == 40
+
+
+def test_pairs_of_answers_say_more_than_the_mean(costs: ExpectedCost) -> None:
+    taught(costs, *[300] * 10)
+    for _ in range(100):
+        costs.paired("dear", "chat", own=12, other=LOCAL.name, others=6)
+    short = costs.instead("dear", asked(), LOCAL.name, Usage(input_tokens=100, output_tokens=6))
+    assert short.output_tokens < 60
+    long = costs.instead("dear", asked(), LOCAL.name, Usage(input_tokens=100, output_tokens=200))
+    assert long.output_tokens == 300, "longer than any that was compared"
+
+
+def test_a_prompt_is_converted_between_tokenizers(costs: ExpectedCost) -> None:
+    """The baseline counts a fifth fewer tokens than this gateway does, the local model a quarter more."""
+    for at in range(1000):
+        session: dict[str, Any] = {"tenant": "t", "session": f"other{at}", "counted": 1000}
+        costs.answered("dear", "chat", usage=Usage(800, 300), **session)
+        costs.answered(LOCAL.name, "chat", usage=Usage(1250, 300), **session)
+    found = costs.instead("dear", asked(), LOCAL.name, Usage(input_tokens=1250, output_tokens=9))
+    assert found.input_tokens == pytest.approx(800, rel=0.02)
+    ours = costs.instead("dear", asked(), LOCAL.name, Usage(1000, 9, estimated=True))
+    assert ours.input_tokens == pytest.approx(800, rel=0.02)
+
+
+def test_the_baseline_would_have_had_a_sessions_prompt_in_its_cache(
+    costs: ExpectedCost, clock: Clock
+) -> None:
+    """Whoever answered the last request: all would have gone to the baseline. What another has cached is its own."""
+    usage = Usage(input_tokens=2 * CACHE_TOKENS, output_tokens=10, cached_tokens=7)
+    assert costs.instead("dear", asked(), LOCAL.name, usage).cached_tokens == 0
+    costs.seen(LOCAL.name, usage=usage, tenant="t", session="s")
+    assert costs.instead("dear", asked(), LOCAL.name, usage).cached_tokens == 2 * CACHE_TOKENS
+    assert costs.instead("dear", asked(session="other"), LOCAL.name, usage).cached_tokens == 0
+    clock.now += CACHE_SECONDS + 1
+    assert costs.instead("dear", asked(), LOCAL.name, usage).cached_tokens == 0
+
+
+def test_answers_of_earlier_days_are_learned_from(costs: ExpectedCost) -> None:
+    costs.remember([("dear", "chat", 70)] * 10 + [("gone", "chat", 1), ("dear", "no such task", 1)])
+    assert costs.predicted_tokens("dear", "chat", None) == pytest.approx(70)
+
+
+def test_without_a_task_nothing_is_predicted(costs: ExpectedCost) -> None:
+    with pytest.raises(ValueError, match="task"):
+        costs.instead("dear", Asked(None, None, "t", "s"), LOCAL.name, LONG)

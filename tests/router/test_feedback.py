@@ -214,7 +214,7 @@ def test_a_broken_body_is_refused(raw: bytes) -> None:
 
 
 def test_a_file_of_the_first_version_is_brought_up_to_date_and_keeps_its_entries(tmp_path: Path) -> None:
-    from smallfirst.router.ledger.schema import MIGRATIONS
+    from smallfirst.router.ledger.schema import SQLITE_MIGRATIONS as MIGRATIONS
 
     path = tmp_path / "old.db"
     with closing(sqlite3.connect(path)) as connection:

@@ -21,9 +21,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from smallfirst.router.server.app import operations
 from smallfirst.router.server.openapi import Operation
-from smallfirst.router.wires.response_store import ResponseStore
+from smallfirst.router.server.operations import operations
+from smallfirst.router.wires.response_store import MemoryResponses
 
 ROOT = Path(__file__).parents[2]
 CHECKS = [
@@ -42,7 +42,7 @@ BODIES = (
 )
 
 
-OPERATIONS = operations(ResponseStore(0, 1.0))
+OPERATIONS = operations(MemoryResponses(0, 1.0))
 
 
 def str_of(operation: Operation) -> str:

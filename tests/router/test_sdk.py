@@ -1,5 +1,6 @@
 """The SDK's face: the same calls in this process and against a running proxy, async and blocking."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -93,9 +94,27 @@ async def test_a_report_without_a_ledger_says_so(make_gateway: MakeGateway) -> N
         await make_gateway().report()
 
 
-def test_a_proxys_report_is_made_where_its_ledger_is(served: Served) -> None:
-    with Gateway.sync(base_url=served.base_url) as remote, pytest.raises(TypeError, match="ledger"):
-        remote.report()
+def test_a_blocking_report_is_the_same_over_a_proxy(sync: SyncGateway) -> None:
+    receipt = sync.complete(HARD).receipt
+    report = sync.report(since="1h", by=("route", "tenant"), tenant="default")
+    assert [dict(row.key) for row in report.rows] == [{"route": "cloud", "tenant": "default"}]
+    assert report.total.cost_usd == pytest.approx(receipt.cost_usd)
+    assert sync.report(tenant="nobody").total.requests == 0
+
+
+async def test_a_proxys_stream_has_a_receipt_with_its_cost(served: Served) -> None:
+    async with RemoteGateway(served.base_url) as remote:
+        whole = (await remote.complete(HARD)).receipt
+        stream = await remote.stream(HARD, cache={"no-cache": True})
+        assert stream.receipt.cost_usd is None
+        chunks = [json.loads(chunk) async for chunk in stream]
+        counted = await remote.stream(HARD, cache={"no-cache": True}, stream_options={"include_usage": True})
+        shown = [json.loads(chunk) async for chunk in counted]
+    assert stream.receipt.cost_usd == pytest.approx(whole.cost_usd)
+    assert stream.usage is not None
+    # The chunk that the cost comes with is shown to those who asked for it.
+    assert all(chunk["choices"] for chunk in chunks)
+    assert shown[-1]["choices"] == []
 
 
 def test_a_proxy_says_when_to_try_again(served: Served, cloud: LoopbackCloud) -> None:

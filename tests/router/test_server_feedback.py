@@ -125,7 +125,7 @@ def test_bad_ratings_raise_an_alarm_where_operators_look_and_send_more_to_the_cl
     metrics = httpx.get(f"{served.root}/metrics", headers=headers).text
     assert 'smallfirst_drift_alarm{policy="careful",test="feedback"} 1.0' in metrics
     assert 'smallfirst_drift_alarm{policy="careful",test="difficulty"} 0.0' in metrics
-    assert f"smallfirst_feedback {float(at + 1)}" in metrics
+    assert f"smallfirst_feedback_total {float(at + 1)}" in metrics
     served.gateway.drift.reset("careful")
     assert ask(served).headers["x-smallfirst-route"] == "local"
 

@@ -114,13 +114,13 @@ async def test_what_a_comparison_costs_is_booked_once_and_to_the_request_s_label
     ((agent, tags, model, cost, status),) = rows(gateway, query)
     assert (agent, json.loads(tags), model, status) == ("triage", ["t"], CLOUD, "ok")
     assert cost > 0
-    total = make_report(gateway.ledger.path, since=None, until=None, by=(), prices="").total
+    total = make_report(gateway.ledger.store, since=None, until=None, by=(), prices="").total
     assert (total.requests, total.shadows) == (1, 1)
     assert total.cost_usd == pytest.approx(cost)
     metrics = gateway.metrics.render().decode()
     assert f'smallfirst_requests_total{{model="{CLOUD}"' not in metrics
     assert f'smallfirst_cost_usd_total{{model="{CLOUD}"}} {cost}' in metrics
-    assert 'smallfirst_shadow{result="agree"}' in metrics
+    assert 'smallfirst_shadow_total{result="agree"}' in metrics
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,12 @@ def test_every_choice_is_looked_at() -> None:
     assert flaw(both, as_schema(CITY)) == "its JSON is not valid"
 
 
+def test_an_empty_answer_that_was_cut_may_have_been_a_call() -> None:
+    assert flaw(said("", "length"), with_tool()) == "its answer is cut off"
+    assert flaw(said("It is", "length"), with_tool()) is None
+    assert flaw(said("", "length"), fields()) is None
+
+
 @pytest.mark.parametrize(
     "schema",
     [
