@@ -10,7 +10,7 @@ from langchain_core.utils import from_env, secret_from_env
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
 from smallfirst.router.gateway import Gateway
-from smallfirst.router.remote import RemoteGateway
+from smallfirst.router.remote.gateway import RemoteGateway
 from smallfirst.router.settings import Settings
 from smallfirst.router.sync import SyncGateway
 

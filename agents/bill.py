@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 
 from smallfirst.router.answer import Receipt
-from smallfirst.router.bill import Bill
+from smallfirst.router.money.bill import Bill
 
 
 class BillCallback(BaseCallbackHandler):

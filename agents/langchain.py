@@ -25,7 +25,7 @@ from smallfirst.policies import Policy
 from smallfirst.router.answer import Answer
 from smallfirst.router.errors import ModelError, ModelTimeout
 from smallfirst.router.models.retry import retry_delay
-from smallfirst.router.remote import RemoteGateway
+from smallfirst.router.remote.gateway import RemoteGateway
 from smallfirst.router.settings import Retries
 
 from .backend import AsksGateway, token_counter

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from smallfirst.policies.types import TaskKind
-from smallfirst.router.expected import Asked, ExpectedCost
+from smallfirst.router.money.expected import Asked, ExpectedCost
 from smallfirst.router.settings import CloudModelSettings
 from smallfirst.router.training.files import read_rows
 from smallfirst.router.wire import Usage

@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 from smallfirst.router.cache import Cache, MemoryCache, open_cache
 from smallfirst.router.cache.key import key_prefix
 from smallfirst.router.cache.recall import Keeps, Recall, SameAnswer
-from smallfirst.router.expected import FIRST_GUESS
-from smallfirst.router.prices import PriceList
+from smallfirst.router.money.expected import FIRST_GUESS
+from smallfirst.router.money.prices import PriceList
 from smallfirst.router.scoring.embedding import TokenEmbedding
 from smallfirst.router.settings import CacheSettings, CloudModelSettings
 from smallfirst.router.training.files import DataError

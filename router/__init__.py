@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .answer import Answer, AnswerStream, Receipt
-    from .bill import Bill
     from .gateway import Gateway
-    from .remote import RemoteGateway
+    from .money.bill import Bill
+    from .remote.gateway import RemoteGateway
     from .settings import Settings
     from .sync import SyncGateway
     from .wire import ChatRequest
@@ -34,7 +34,7 @@ __all__ = [
 _HOMES = {
     "Answer": "answer",
     "AnswerStream": "answer",
-    "Bill": "bill",
+    "Bill": "money.bill",
     "ChatRequest": "wire",
     "Gateway": "gateway",
     "Receipt": "answer",

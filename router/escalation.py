@@ -16,14 +16,14 @@ import msgspec
 
 from smallfirst.policies import Attempt
 
-from .billing import NOTHING
 from .cache import ChunkCollector, replay
 from .classification.choice import label_choice
 from .comparison import agree, can_compare
 from .confidence import Confidence
 from .errors import RequestError, StreamBroken
 from .models.base import Model
-from .usage import total
+from .money.billing import NOTHING
+from .money.usage import total
 from .validity import flaw, may_call, must_call, wants_json
 from .wire import ChatRequest, Reply, ReplyStream, Usage
 

@@ -16,17 +16,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from smallfirst.policies import Attempt, Decision
 
 from .answer import Answer, AnswerStream, Receipt
-from .billing import Answered, Billing
 from .cache import Cache, CachedReply, open_cache, replay
 from .cache.recall import Recall
 from .classification.model import ClassifierModel
 from .classification.request import chat_body, result_of
 from .classification.request import parse as parse_classify
-from .counterfactual import Counterfactual
 from .drift import DriftMonitor
 from .errors import ModelNotFound, RequestError, SmallfirstError
 from .escalation import Form, Streamed, Whole
-from .expected import ExpectedCost
 from .exploring import Lot, Lots
 from .feedback import Feedback
 from .health import ModelHealth
@@ -39,7 +36,10 @@ from .metrics import Metrics
 from .models import make_models
 from .models.base import Embedder, Model
 from .models.local.memory import MemoryBudget
-from .prices import PriceList
+from .money.billing import Answered, Billing
+from .money.counterfactual import Counterfactual
+from .money.expected import ExpectedCost
+from .money.prices import PriceList
 from .privacy.door import doors
 from .privacy.screening import screener_of
 from .relay import Relay
@@ -51,7 +51,7 @@ from .scoring import Scorer
 from .semantic.equivalence import Equivalence
 from .semantic.volatility import Volatility
 from .settings import LocalModelSettings, Settings
-from .settings_file import find_settings_file, load_settings
+from .settings.file import find_settings_file, load_settings
 from .shadow import Shadow
 from .status import gauges
 from .succession import models_still_good, same_store
@@ -109,7 +109,7 @@ class Gateway:
         """Make a gateway in this process, or the face of a running proxy."""
         if base_url is None:
             return super().__new__(cls)
-        from .remote import RemoteGateway
+        from .remote.gateway import RemoteGateway
 
         if settings is not None or any(value is not None for value in own.values()):
             raise TypeError("a proxy has settings and models of its own: give either a base_url or these")

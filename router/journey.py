@@ -14,12 +14,12 @@ from smallfirst.policies import Attempt
 from .answer import Receipt, Route
 from .cache.flight import Flight
 from .cache.recall import Asked
-from .charge import NO_CHARGE, Charge
-from .counterfactual import NOT_COMPARED, Compared
 from .errors import ModelError, ModelTimeout, RequestError, StreamBroken
 from .hints import Hints
 from .ledger import AttemptRecord, Entry
 from .ledger.entry import AttemptOutcome, EntryKind
+from .money.charge import NO_CHARGE, Charge
+from .money.counterfactual import NOT_COMPARED, Compared
 from .routing import Plan, Target
 from .settings import AnyModelSettings
 from .telemetry.context import Trace, trace_id_of

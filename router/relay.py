@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from .answer import Receipt
-from .billing import Answered
 from .cache import ChunkCollector
 from .errors import RequestError
 from .journey import Journey, Status
-from .usage import tier_name
+from .money.billing import Answered
+from .money.usage import tier_name
 from .wire import ReplyStream, Usage
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from smallfirst.policies import Candidate, Decision, Needs, Policy, Refusal, Sco
 from smallfirst.policies.types import TaskKind
 
 from .errors import CannotServe, ModelNotAllowed, ModelNotFound, ModelUnavailable, RequestError
-from .expected import ExpectedCost
 from .health import ModelHealth
 from .hints import Hints
+from .money.expected import ExpectedCost
 from .needs import needs_of
 from .risk import NO_BUDGETS, Budgets, configured_ability
 from .scoring import Scorer

@@ -16,8 +16,6 @@ from typing import Generic, TypeVar
 
 from smallfirst.policies import Attempt
 
-from .billing import Answered, Billing, metered
-from .charge import NO_CHARGE
 from .confidence import Confidence
 from .errors import (
     InvalidRequest,
@@ -34,7 +32,9 @@ from .journey import Journey, outcome_of
 from .ledger import AttemptRecord
 from .ledger.entry import AttemptOutcome
 from .models.base import Model
-from .usage import Meter
+from .money.billing import Answered, Billing, metered
+from .money.charge import NO_CHARGE
+from .money.usage import Meter
 from .wire import Reply, ReplyStream
 
 # Before so many tokens were counted, no call is started early: one odd first word says little.

@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 from smallfirst.policies import Attempt
 
-from .billing import Answered, Billing
-from .charge import NO_CHARGE, Charge
 from .comparison import agree, can_compare
 from .drift import DriftMonitor
 from .errors import ModelError, RequestError
@@ -20,9 +18,11 @@ from .journey import Journey, Status, attempt_record, outcome_of
 from .ledger import Entry, Outcome
 from .ledger.entry import AttemptOutcome
 from .models.base import Model
+from .money.billing import Answered, Billing
+from .money.charge import NO_CHARGE, Charge
+from .money.usage import Meter
 from .needs import needs_of
 from .settings import AnyModelSettings, Settings
-from .usage import Meter
 from .wire import Usage
 
 # Comparisons at once; one more is left out, so that a burst of traffic does not become a burst of spending.

@@ -17,7 +17,7 @@ from smallfirst.policies import Decision
 from .answer import Answer, AnswerStream, Receipt
 from .gateway import Gateway
 from .ledger.report import Report
-from .remote import RemoteGateway
+from .remote.gateway import RemoteGateway
 from .settings import Settings
 from .wire import ChatRequest
 

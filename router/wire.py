@@ -15,8 +15,8 @@ import msgspec
 
 from .confidence import Confidence
 from .errors import InvalidRequest
-from .usage import Meter
-from .usage import Usage as Usage  # noqa: PLC0414 - others find it here
+from .money.usage import Meter
+from .money.usage import Usage as Usage  # noqa: PLC0414 - others find it here
 
 if TYPE_CHECKING:
     from .access.grant import Grant

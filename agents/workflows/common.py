@@ -10,7 +10,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from smallfirst.router.errors import SmallfirstError
-from smallfirst.router.remote import RemoteGateway
+from smallfirst.router.remote.gateway import RemoteGateway
 from smallfirst.router.sync import SyncGateway
 
 DATA: Traversable = files(__package__) / "data"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from smallfirst.policies.decide import OUTPUT_RESERVE
 
 from ..errors import ModelNotAllowed, OverLimit
+from ..money.usage import Usage, tier_name
 from ..routing import AUTO, Target
-from ..usage import Usage, tier_name
 from .gate import Gate
 from .grant import Grant
 from .headers import RateHeaders

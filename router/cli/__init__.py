@@ -70,7 +70,7 @@ def settings_loader(path: Path | None) -> Callable[[], Settings]:
     """Return what reads the settings, each time anew; `path` as of `--config`."""
 
     def load() -> Settings:
-        from ..settings_file import find_settings_file, load_settings
+        from ..settings.file import find_settings_file, load_settings
 
         # Once a file was found it is that one: a server that reads it again must not fall back to the defaults.
         nonlocal path

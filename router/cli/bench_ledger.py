@@ -127,14 +127,14 @@ def _timed_records(made: Ledger, now: float) -> list[float]:
 
 def _entry_ms() -> float:
     """Return milliseconds at the median to put the entry of a routed request together."""
-    from ..charge import NO_FOOTPRINT, Charge
     from ..health import ModelHealth
     from ..hints import read_hints
     from ..journey import Journey
+    from ..money.charge import NO_FOOTPRINT, Charge
+    from ..money.usage import Usage
     from ..routing import Routing
     from ..scoring import Scorer
     from ..settings import CloudModelSettings, Settings, default_local_model
-    from ..usage import Usage
     from ..wire import ChatRequest
 
     cloud = CloudModelSettings(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..settings_file import find_settings_file, load_settings
+from ..settings.file import find_settings_file, load_settings
 
 
 @click.group()

@@ -77,7 +77,7 @@ def report(
 def _report(load: Callable[[], Settings], options: dict[str, Any]) -> Report:
     from ..ledger.report import make_report
     from ..ledger.store import NothingRecorded
-    from ..prices import PriceList
+    from ..money.prices import PriceList
 
     try:
         return make_report(

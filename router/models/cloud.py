@@ -16,8 +16,8 @@ import msgspec
 from httpx_aiohttp import AiohttpTransport
 
 from ..errors import ModelError, ModelTimeout, ModelUnavailable, StreamBroken, UpstreamError
+from ..money.usage import Meter
 from ..settings import CloudModelSettings, Timeouts
-from ..usage import Meter
 from ..wire import ChatRequest, Reply, ReplyStream, Usage
 from .completion import is_completion
 from .retry import parse_retry_after, retry_delay

@@ -13,7 +13,7 @@ from langchain_tests.unit_tests import EmbeddingsUnitTests
 from smallfirst.agents import SmallFirstEmbeddings
 from smallfirst.router.errors import ModelNotFound, RequestError
 from smallfirst.router.gateway import Gateway
-from smallfirst.router.remote import RemoteGateway
+from smallfirst.router.remote.gateway import RemoteGateway
 from smallfirst.router.settings import LedgerSettings, Settings, default_local_model
 from smallfirst.router.sync import SyncGateway
 

@@ -15,7 +15,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from smallfirst.agents import ChatSmallFirst
 from smallfirst.router.gateway import Gateway
 from smallfirst.router.models.local.model import LocalModel
-from smallfirst.router.remote import RemoteGateway
+from smallfirst.router.remote.gateway import RemoteGateway
 from smallfirst.router.settings import (
     CacheSettings,
     CloudModelSettings,

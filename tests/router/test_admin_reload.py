@@ -30,7 +30,7 @@ from smallfirst.router.models.cloud import CloudModel
 from smallfirst.router.server import make_app
 from smallfirst.router.server.reload import Reloading
 from smallfirst.router.settings import Settings
-from smallfirst.router.settings_file import load_settings
+from smallfirst.router.settings.file import load_settings
 from smallfirst.router.status import readiness
 from smallfirst.router.succession import change_of
 

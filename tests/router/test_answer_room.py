@@ -15,9 +15,9 @@ from fixtures.serving import CLOUD, EASY, LOCAL, Served
 from smallfirst.policies import load_preset
 from smallfirst.router.answer import Receipt
 from smallfirst.router.errors import ModelUnavailable
-from smallfirst.router.expected import FIRST_GUESS, ExpectedCost
 from smallfirst.router.gateway import Gateway
 from smallfirst.router.models.local.model import LocalModel
+from smallfirst.router.money.expected import FIRST_GUESS, ExpectedCost
 from smallfirst.router.settings import (
     CacheSettings,
     CloudModelSettings,

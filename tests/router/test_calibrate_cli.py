@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from smallfirst.evals.outcomes import simple_rows
 from smallfirst.router.cli.calibrate import calibrate
 from smallfirst.router.errors import ModelError, SettingsError, SmallfirstError
-from smallfirst.router.prices import PriceList
+from smallfirst.router.money.prices import PriceList
 from smallfirst.router.risk import Budgets, Calibration
 from smallfirst.router.scoring import Scorer
 from smallfirst.router.settings import CloudModelSettings, Settings, default_local_model

@@ -17,14 +17,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from smallfirst.policies import Attempt, Decision, load_preset
 from smallfirst.router.answer import AnswerStream, Receipt
-from smallfirst.router.billing import Billing
 from smallfirst.router.errors import ModelTimeout, ModelUnavailable, RequestError, UpstreamError
 from smallfirst.router.escalation import HELD_TOKENS, Streamed
 from smallfirst.router.gateway import Gateway
 from smallfirst.router.health import ModelHealth
 from smallfirst.router.hints import read_hints
 from smallfirst.router.journey import Journey
-from smallfirst.router.prices import PriceList
+from smallfirst.router.money.billing import Billing
+from smallfirst.router.money.prices import PriceList
 from smallfirst.router.routing import Plan, Target
 from smallfirst.router.running import EARLY_TOKENS, Runner
 from smallfirst.router.server.chat import decision_body

@@ -13,7 +13,7 @@ from smallfirst.policies import Decision
 from smallfirst.router import Gateway, Receipt
 from smallfirst.router.errors import LedgerError, UpstreamError
 from smallfirst.router.models.local.model import LocalModel
-from smallfirst.router.remote import RemoteGateway
+from smallfirst.router.remote.gateway import RemoteGateway
 from smallfirst.router.sync import SyncGateway
 
 

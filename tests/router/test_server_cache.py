@@ -11,7 +11,7 @@ from fixtures.serving import CLOUD, MakeSettings, Served
 from pydantic import SecretStr
 
 from smallfirst.router.gateway import Gateway
-from smallfirst.router.remote import RemoteGateway
+from smallfirst.router.remote.gateway import RemoteGateway
 from smallfirst.router.settings import CacheSettings, Key, ServerSettings
 
 KEYS = tuple(Key(key=SecretStr(f"key-{tenant}"), tenant=tenant) for tenant in ("ann", "bob"))

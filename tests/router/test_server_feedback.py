@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from smallfirst.router.drift import DriftMonitor
 from smallfirst.router.gateway import Gateway
 from smallfirst.router.models.local.model import LocalModel
-from smallfirst.router.remote import RemoteGateway
+from smallfirst.router.remote.gateway import RemoteGateway
 from smallfirst.router.settings import Key, ServerSettings
 from smallfirst.router.sync import SyncGateway
 

@@ -14,7 +14,7 @@ import threading
 from typing import Any
 
 from ...errors import InvalidRequest, ModelError, ModelFileError, ModelUnavailable, RequestError
-from ...usage import Meter
+from ...money.usage import Meter
 from .protocol import (
     Cancel,
     Delta,

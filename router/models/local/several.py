@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from ...confidence import Confidence
-from ...usage import Meter
+from ...money.usage import Meter
 from ...wire import ChatRequest, Reply, ReplyStream, Usage
 
 Whole = Callable[[ChatRequest], Awaitable[Reply]]

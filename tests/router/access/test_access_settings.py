@@ -14,7 +14,7 @@ from smallfirst.router.errors import SettingsError
 from smallfirst.router.gateway import Gateway
 from smallfirst.router.server import make_app
 from smallfirst.router.settings import CacheSettings, Key, LedgerSettings, Limits, ServerSettings, Settings
-from smallfirst.router.settings_file import load_settings
+from smallfirst.router.settings.file import load_settings
 
 MODELS = "models: [{name: big, kind: openai, api_key: sk}]\n"
 

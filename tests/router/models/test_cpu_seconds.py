@@ -8,7 +8,7 @@ import pytest
 from fixtures.local_model import cpu_seconds_of
 
 from smallfirst.router.models.local.model import LocalModel
-from smallfirst.router.usage import Meter
+from smallfirst.router.money.usage import Meter
 from smallfirst.router.wire import ChatRequest
 
 LABELS = {

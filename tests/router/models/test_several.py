@@ -12,8 +12,8 @@ from fixtures.serving import LOCAL, Served
 
 from smallfirst.router.errors import InvalidRequest
 from smallfirst.router.models.local.model import LocalModel
+from smallfirst.router.money.usage import Meter
 from smallfirst.router.settings import default_local_model
-from smallfirst.router.usage import Meter
 from smallfirst.router.wire import ChatRequest, Usage
 
 STORY: Any = [{"role": "user", "content": "Tell me a very short story about a cat."}]

@@ -15,7 +15,7 @@ from fixtures.serving import CLOUD
 from smallfirst.policies import Allowance, load_preset
 from smallfirst.policies.risk import apply
 from smallfirst.router.errors import SettingsError
-from smallfirst.router.prices import PriceList
+from smallfirst.router.money.prices import PriceList
 from smallfirst.router.risk import Budgets, configured_ability
 from smallfirst.router.risk.calibration import calibration_path
 from smallfirst.router.settings import CloudModelSettings, Price, Settings, default_local_model

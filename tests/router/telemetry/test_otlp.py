@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from smallfirst.router.gateway import Gateway
 from smallfirst.router.settings import TelemetrySettings, with_otel
-from smallfirst.router.settings_file import load_settings
+from smallfirst.router.settings.file import load_settings
 from smallfirst.router.telemetry.exporting import telemetry_of
 
 

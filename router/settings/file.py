@@ -14,8 +14,9 @@ from pydantic import BaseModel, ValidationError
 
 from smallfirst.policies import Policy
 
-from .errors import SettingsError
-from .settings import Settings, default_settings, with_otel, with_redis_url
+from ..errors import SettingsError
+from .defaults import default_settings, with_otel, with_redis_url
+from .settings import Settings
 
 FILE_NAME = "smallfirst.yaml"
 

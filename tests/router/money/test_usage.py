@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smallfirst.router.usage import MOST_TOKENS, Meter, Usage, total
+from smallfirst.router.money.usage import MOST_TOKENS, Meter, Usage, total
 
 
 @pytest.mark.parametrize(

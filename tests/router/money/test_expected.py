@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from smallfirst.router import expected
-from smallfirst.router.expected import CACHE_SECONDS, CACHE_TOKENS, FIRST_GUESS, Asked, ExpectedCost
-from smallfirst.router.prices import PriceList
+from smallfirst.router.money import expected
+from smallfirst.router.money.expected import CACHE_SECONDS, CACHE_TOKENS, FIRST_GUESS, Asked, ExpectedCost
+from smallfirst.router.money.prices import PriceList
 from smallfirst.router.settings import AnyModelSettings, CloudModelSettings, Price, default_local_model
 from smallfirst.router.wire import Usage
 

@@ -13,13 +13,13 @@ import msgspec
 
 from smallfirst.policies import Decision
 
-from .answer import Answer, AnswerStream, Receipt
-from .classification.request import parse as parse_classify
-from .errors import ModelTimeout, ModelUnavailable, StreamBroken, UpstreamError
-from .ledger.report import Report
-from .models.sse import SSEParser
-from .remote_errors import error_of, stream_error
-from .wire import ChatRequest, Usage
+from ..answer import Answer, AnswerStream, Receipt
+from ..classification.request import parse as parse_classify
+from ..errors import ModelTimeout, ModelUnavailable, StreamBroken, UpstreamError
+from ..ledger.report import Report
+from ..models.sse import SSEParser
+from ..wire import ChatRequest, Usage
+from .errors import error_of, stream_error
 
 
 class RemoteGateway:

@@ -6,7 +6,7 @@ import pytest
 
 from smallfirst.router.errors import SettingsError
 from smallfirst.router.settings import CloudModelSettings, LocalModelSettings, default_settings
-from smallfirst.router.settings_file import LoadedSettings, find_settings_file, load_settings
+from smallfirst.router.settings.file import LoadedSettings, find_settings_file, load_settings
 
 GOOD = """\
 models:

@@ -9,10 +9,10 @@ import logging
 import math
 from dataclasses import dataclass
 
+from ..errors import SettingsError
+from ..settings import AnyModelSettings, EnergySettings, Settings
 from .charge import NO_FOOTPRINT, UNKNOWN_FOOTPRINT, Footprint
-from .errors import SettingsError
 from .prices import PriceList
-from .settings import AnyModelSettings, EnergySettings, Settings
 from .usage import Usage
 
 _SECONDS_AN_HOUR = 3600.0

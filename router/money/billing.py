@@ -11,14 +11,14 @@ from typing import Any, Generic, TypeVar
 from smallfirst.policies import Attempt
 from smallfirst.policies.types import TaskKind
 
+from ..errors import ModelError, RequestError
+from ..journey import Journey, outcome_of
+from ..settings import AnyModelSettings, CloudModelSettings, Settings
+from ..wire import Reply, ReplyStream, Usage
 from .charge import Charge
 from .energy import Energy
-from .errors import ModelError, RequestError
-from .journey import Journey, outcome_of
 from .prices import PriceList
-from .settings import AnyModelSettings, CloudModelSettings, Settings
 from .usage import Meter, tier_name, total
-from .wire import Reply, ReplyStream, Usage
 
 T = TypeVar("T")
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smallfirst.router.charge import UNKNOWN_FOOTPRINT
-from smallfirst.router.energy import Energy
-from smallfirst.router.prices import PriceList
+from smallfirst.router.money.charge import UNKNOWN_FOOTPRINT
+from smallfirst.router.money.energy import Energy
+from smallfirst.router.money.prices import PriceList
+from smallfirst.router.money.usage import Usage
 from smallfirst.router.settings import (
     AnyModelSettings,
     CloudModelSettings,
@@ -19,7 +20,6 @@ from smallfirst.router.settings import (
     Settings,
     default_local_model,
 )
-from smallfirst.router.usage import Usage
 
 llm_impacts = pytest.importorskip("ecologits.tracers.utils", reason="needs the extra 'energy'").llm_impacts
 
@@ -72,8 +72,8 @@ def test_ecologits_leaves_logging_as_it_was() -> None:
     # In a process of its own: here it was imported without us.
     program = """
 import logging
-from smallfirst.router.energy import Energy
-from smallfirst.router.prices import PriceList
+from smallfirst.router.money.energy import Energy
+from smallfirst.router.money.prices import PriceList
 from smallfirst.router.settings import CloudModelSettings, EnergySettings, Settings
 models = (CloudModelSettings(name="gpt-4.1", kind="openai"),)
 Energy(Settings(models=models, energy=EnergySettings(cloud="ecologits")), PriceList())

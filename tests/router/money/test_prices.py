@@ -11,9 +11,9 @@ from genai_prices.types import ModelInfo, Provider
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from smallfirst.router.prices import PriceList
+from smallfirst.router.money.prices import PriceList
+from smallfirst.router.money.usage import Usage
 from smallfirst.router.settings import CloudModelSettings, LocalCost, Price, TierPrice, default_local_model
-from smallfirst.router.usage import Usage
 
 USAGE = Usage(input_tokens=1000, output_tokens=100, cached_tokens=400)
 PRICES = PriceList()

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from .errors import (
+from ..errors import (
     CannotServe,
     InvalidRequest,
     ModelTimeout,
@@ -17,7 +17,7 @@ from .errors import (
     StreamBroken,
     UpstreamError,
 )
-from .models.retry import RETRIED_STATUSES, parse_retry_after
+from ..models.retry import RETRIED_STATUSES, parse_retry_after
 
 # By which a policy refuses a request that no model may or can serve.
 _CANNOT_SERVE = frozenset({"privacy_local_only", "context_length_exceeded", "unsupported_capability"})

@@ -16,7 +16,7 @@ from decimal import Decimal
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from .settings import AnyModelSettings, CloudModelSettings, Price, TierPrice
+from ..settings import AnyModelSettings, CloudModelSettings, Price, TierPrice
 from .usage import Usage
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from smallfirst.router.charge import NO_FOOTPRINT, UNKNOWN_FOOTPRINT, Footprint
-from smallfirst.router.energy import Energy, local_footprint
-from smallfirst.router.prices import PriceList
+from smallfirst.router.money.charge import NO_FOOTPRINT, UNKNOWN_FOOTPRINT, Footprint
+from smallfirst.router.money.energy import Energy, local_footprint
+from smallfirst.router.money.prices import PriceList
+from smallfirst.router.money.usage import Usage
 from smallfirst.router.settings import CloudModelSettings, EnergySettings, Settings, default_local_model
-from smallfirst.router.usage import Usage
 
 LOCAL = default_local_model()
 CLOUD = CloudModelSettings(name="gpt-4.1", kind="openai")

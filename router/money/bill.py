@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from .answer import Receipt
-from .ledger.render import share, usd
+from ..answer import Receipt
+from ..ledger.render import share, usd
 
 
 @dataclass(frozen=True, slots=True)

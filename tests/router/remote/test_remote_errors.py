@@ -22,8 +22,8 @@ from smallfirst.router.errors import (
     UpstreamError,
 )
 from smallfirst.router.gateway import Gateway
-from smallfirst.router.remote import RemoteGateway
-from smallfirst.router.remote_errors import error_of
+from smallfirst.router.remote.errors import error_of
+from smallfirst.router.remote.gateway import RemoteGateway
 from smallfirst.router.sync import SyncGateway
 
 

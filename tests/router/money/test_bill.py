@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from smallfirst.router import Bill, Receipt
-from smallfirst.router.bill import BillLine
+from smallfirst.router.money.bill import BillLine
 
 LOCAL = Receipt("r1", "local", "small", "easy", 0.9, "miss", 0.0, 0.002, 1.0, 1)
 CLOUD = Receipt("r2", "cloud", "big", "hard", 0.2, "miss", 0.003, 0.0, 1.0, 1)

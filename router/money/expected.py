@@ -11,9 +11,9 @@ from typing import Final, cast
 
 from smallfirst.policies.types import TaskKind
 
+from ..settings import AnyModelSettings
+from ..wire import Usage
 from .lengths import Lengths, Pairs
-from .settings import AnyModelSettings
-from .wire import Usage
 
 # Answers' tokens by task kind until this gateway has seen some of its own: rough figures, by a reader's judgement.
 FIRST_GUESS: Final[Mapping[TaskKind, int]] = {

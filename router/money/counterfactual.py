@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from smallfirst.policies.types import TaskKind
 
-from .errors import LedgerError
+from ..errors import LedgerError
+from ..ledger.savings_query import Earlier, read_lengths
+from ..ledger.store import NothingRecorded, Store
+from ..settings import Settings
+from ..wire import Usage
 from .expected import Asked, ExpectedCost
-from .ledger.savings_query import Earlier, read_lengths
-from .ledger.store import NothingRecorded, Store
 from .prices import PriceList
-from .settings import Settings
-from .wire import Usage
 
 if TYPE_CHECKING:
-    from .journey import Journey
+    from ..journey import Journey
 
 # Stands in a session for a request that the cache answered: the baseline would have been asked.
 _CACHE = "(cache)"

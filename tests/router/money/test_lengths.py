@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smallfirst.router.lengths import RECENT, Lengths, Pairs
+from smallfirst.router.money.lengths import RECENT, Lengths, Pairs
 
 TOKENS = st.lists(st.integers(0, 20_000), min_size=1, max_size=RECENT - 1)
 

@@ -1,0 +1,5 @@
+"""The gateway's face over a running proxy."""
+
+from .gateway import RemoteGateway
+
+__all__ = ["RemoteGateway"]
