@@ -14,8 +14,9 @@ from pydantic import BaseModel
 from smallfirst import agents, router
 from smallfirst.agents import bill as agents_bill
 from smallfirst.agents import steps
-from smallfirst.router import bill, errors
+from smallfirst.router import errors
 from smallfirst.router.ledger.report import Report, Summary
+from smallfirst.router.money import bill
 from smallfirst.router.sync import SyncStream
 
 TARGET = Path(__file__).parent / "sdk.md"

@@ -1,55 +1,52 @@
-"""The way of a request: recall, score, decide, run, record. The server and the SDK are both thin over this."""
+"""The gateway: its parts, and what callers use of it. The server and the SDK are both thin over this."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
-from smallfirst.policies import Attempt, Decision
+from smallfirst.policies import Decision
 
 from .answer import Answer, AnswerStream, Receipt
-from .cache import Cache, CachedReply, open_cache, replay
+from .books import Books, Records
+from .cache import Cache, open_cache
 from .cache.recall import Recall
 from .classification.model import ClassifierModel
 from .classification.request import chat_body, result_of
 from .classification.request import parse as parse_classify
 from .drift import DriftMonitor
-from .errors import ModelNotFound, RequestError, SmallfirstError
-from .escalation import Form, Streamed, Whole
+from .errors import ModelNotFound, SmallfirstError
 from .exploring import Lot, Lots
 from .feedback import Feedback
 from .health import ModelHealth
 from .hints import read_hints
-from .journey import Journey, Status
-from .ledger import Entry, Ledger, Outcome
+from .journey import Journey
+from .ledger import Ledger
 from .ledger.report import Report, report_of
-from .ledger.texts import text_of
 from .metrics import Metrics
 from .models import make_models
 from .models.base import Embedder, Model
 from .models.local.memory import MemoryBudget
-from .money.billing import Answered, Billing
+from .money.billing import Billing
 from .money.counterfactual import Counterfactual
 from .money.expected import ExpectedCost
 from .money.prices import PriceList
 from .privacy.door import doors
 from .privacy.screening import screener_of
-from .relay import Relay
 from .reuse import Reuse
 from .risk import Budgets
-from .routing import AUTO, Routing, Target
+from .routing import AUTO, Routing
 from .running import Runner
 from .scoring import Scorer
 from .semantic.equivalence import Equivalence
 from .semantic.volatility import Volatility
+from .serving import Serving
 from .settings import LocalModelSettings, Settings
 from .settings.file import find_settings_file, load_settings
 from .shadow import Shadow
@@ -57,24 +54,17 @@ from .status import gauges
 from .succession import models_still_good, same_store
 from .telemetry.context import Telemetry
 from .telemetry.exporting import telemetry_of
-from .telemetry.logs import request_ended
 from .telemetry.otel import OpenTelemetry
-from .wire import ChatRequest, Reply, ReplyStream
+from .wire import ChatRequest
 
 if TYPE_CHECKING:
     from .access.gate import AccessHealth
     from .sync import SyncGateway
 
-T = TypeVar("T")
 
 log = logging.getLogger("smallfirst")
 
 Admitted = Callable[[ChatRequest], AbstractAsyncContextManager[ChatRequest]]
-
-_WHOLE, _STREAMED = Whole(), Streamed()
-
-# Decisions made because a model was down; their answers are not kept, so that the cloud is asked again once it heals.
-_DEGRADED = frozenset({"cloud_down", "local_down"})
 
 
 class Gateway:
@@ -131,74 +121,99 @@ class Gateway:
         before = predecessor
         self.health: ModelHealth = ModelHealth() if before is None else before.health
         self.prices = PriceList()
-        self._memory: MemoryBudget = (
-            MemoryBudget(self.settings.models_memory) if before is None else before._memory
-        )
-        self._given: dict[str, Model] = dict(models or {}) if before is None else before._given
-        kept = {} if before is None else models_still_good(before, self.settings)
-        made = make_models(self.settings, without={*self._given, *kept}, budget=self._memory)
-        self.own_models: dict[str, Model] = {**kept, **made}
-        self.models: dict[str, Model] = {**self.own_models, **self._given}
-        specialists = {m.name: m.certainty for m in self.models.values() if isinstance(m, ClassifierModel)}
-        self.screener = screener_of(self.settings)
-        asked = self.models
-        if self.screener.needed:
-            asked = doors(self.models, {m.name for m in self.settings.models if m.tier == "cloud"})
-        scorer: Scorer = Scorer.load() if before is None else before._scorer
-        self._scorer: Scorer = scorer
-        self.budgets = Budgets.load(self.settings, scorer, self.prices.price)
-        self.drift = drift or self._watch(before)
-        if before is not None and before.settings.models == self.settings.models:
-            self.expected: ExpectedCost = before.expected
-        else:
-            self.expected = ExpectedCost(self.settings.models, self.prices.price)
-        self.routing = Routing(
-            self.settings,
-            scorer,
-            self.health,
-            budgets=self.budgets,
-            expected=self.expected,
-            specialists=specialists,
-            tightened=self.drift.tightened,
-        )
-        self.reuse = self._open_cache(scorer, before)
+        self._hold_models(models, before)
+        self._judge(drift, before)
+        self.reuse = self._open_cache(before)
         self.ledger: Ledger = Ledger(self.settings.ledger) if before is None else before.ledger
         self.metrics: Metrics = Metrics(lambda: gauges(self)) if before is None else before.metrics
         self.telemetry: Telemetry | None = telemetry or (
             telemetry_of(self.settings) if before is None else before.telemetry
         )
-        self.billing = Billing(
-            self.settings, self.prices, self.routing.count_tokens, expected=self.expected.output_tokens
-        )
-        self.counterfactual = Counterfactual(self.settings, self.prices, self.expected)
-        self._remembers = before is not None and before.expected is self.expected
-        self._lot: Lot = lot or (Lots() if before is None else before._lot)
-        self.ratings = Feedback(self.ledger, self.drift, self.settings.drift)
-        if before is not None and before.drift is self.drift:
-            self.ratings = before.ratings
-        self.shadow = Shadow(
-            self.settings,
-            asked,
-            self.drift,
-            billing=self.billing,
-            available=self.health.available,
-            keep=self._keep,
-            paired=self.counterfactual.paired,
-        )
-        self._runner = Runner(asked, self.health, self.billing)
+        self._serve(lot, before)
         # Set by a server: what readiness and metrics say of its keys and limits.
         self.access: Callable[[], AccessHealth] | None = None if before is None else before.access
         self._started = False
         self.model_states = dict.fromkeys(self.models, "not loaded")
         # Whose states these are.
-        self._serving: dict[str, Model] = dict(self.models)
+        self._states_of: dict[str, Model] = dict(self.models)
+
+    def _hold_models(self, given: Mapping[str, Model] | None, before: Gateway | None) -> None:
+        self._memory: MemoryBudget = (
+            MemoryBudget(self.settings.models_memory) if before is None else before._memory
+        )
+        self._given: dict[str, Model] = dict(given or {}) if before is None else before._given
+        kept = {} if before is None else models_still_good(before, self.settings)
+        made = make_models(self.settings, without={*self._given, *kept}, budget=self._memory)
+        self.own_models: dict[str, Model] = {**kept, **made}
+        self.models: dict[str, Model] = {**self.own_models, **self._given}
+
+    def _judge(self, drift: DriftMonitor | None, before: Gateway | None) -> None:
+        """Make what decides who answers."""
+        settings = self.settings
+        self._scorer: Scorer = Scorer.load() if before is None else before._scorer
+        self.budgets = Budgets.load(settings, self._scorer, self.prices.price)
+        self.drift: DriftMonitor = drift or self._watch(before)
+        same = before is not None and before.settings.models == settings.models
+        self.expected: ExpectedCost = (
+            before.expected if before and same else ExpectedCost(settings.models, self.prices.price)
+        )
+        self.routing = Routing(
+            settings,
+            self._scorer,
+            self.health,
+            budgets=self.budgets,
+            expected=self.expected,
+            specialists={m.name: m.certainty for m in self.models.values() if isinstance(m, ClassifierModel)},
+            tightened=self.drift.tightened,
+        )
+
+    def _serve(self, lot: Lot | None, before: Gateway | None) -> None:
+        """Make what runs requests and writes them down."""
+        settings = self.settings
+        self.screener = screener_of(settings)
+        asked = self.models
+        if self.screener.needed:
+            asked = doors(self.models, {m.name for m in settings.models if m.tier == "cloud"})
+        self.billing = Billing(
+            settings, self.prices, self.routing.count_tokens, expected=self.expected.output_tokens
+        )
+        self.counterfactual = Counterfactual(settings, self.prices, self.expected)
+        self._remembers = before is not None and before.expected is self.expected
+        self.ratings: Feedback = (
+            before.ratings
+            if before is not None and before.drift is self.drift
+            else Feedback(self.ledger, self.drift, settings.drift)
+        )
+        records = Records(self.ledger, self.metrics, self.telemetry)
+        self.shadow = Shadow(
+            settings,
+            asked,
+            self.drift,
+            billing=self.billing,
+            available=self.health.available,
+            keep=records.keep,
+            paired=self.counterfactual.paired,
+        )
+        self.serving: Serving = Serving(
+            routing=self.routing,
+            screener=self.screener,
+            reuse=self.reuse,
+            runner=Runner(asked, self.health, self.billing),
+            billing=self.billing,
+            counterfactual=self.counterfactual,
+            shadow=self.shadow,
+            books=Books(
+                records, settings.baseline_model, self.counterfactual, self.reuse, self.ratings, self.drift
+            ),
+            lot=lot or (Lots() if before is None else before.serving.lot),
+        )
 
     @property
     def cache(self) -> Cache | None:
         """The cache's store; None where it is switched off."""
         return None if self.reuse is None else self.reuse.recall.cache
 
-    def _open_cache(self, scorer: Scorer, before: Gateway | None) -> Reuse | None:
+    def _open_cache(self, before: Gateway | None) -> Reuse | None:
         settings = self.settings.cache
         if before is not None and settings == before.settings.cache:
             return before.reuse
@@ -206,14 +221,17 @@ class Gateway:
         cache = before.cache if before is not None and goes_on else open_cache(settings)
         if cache is None:
             return None
-        embedding = scorer.embedding
+        embedding = self._scorer.embedding
         recall = Recall(
             cache,
             settings,
             equivalence=Equivalence.load(embedding),
             volatility=Volatility.load(embedding),
         )
-        return Reuse(recall, settings, tightened=self.drift.tightened, again=self._ask_again)
+        return Reuse(recall, settings, tightened=self.drift.tightened, again=self._again)
+
+    async def _again(self, journey: Journey) -> Answer:
+        return await self.serving.ask_again(journey)
 
     def _watch(self, before: Gateway | None) -> DriftMonitor:
         budgets = self.settings.risk_budgets
@@ -285,9 +303,9 @@ class Gateway:
         for name in before.model_states.keys() - self.models.keys():
             del before.model_states[name]
         # The same table: the one before may still be loading what both have, and what only that has.
-        self.model_states, self._serving = before.model_states, before._serving
-        self._serving.clear()
-        self._serving.update(self.models)
+        self.model_states, self._states_of = before.model_states, before._states_of
+        self._states_of.clear()
+        self._states_of.update(self.models)
         self.shadow.results = before.shadow.results
         self.metrics.read_from(lambda: gauges(self))
         if isinstance(self.telemetry, OpenTelemetry):
@@ -295,7 +313,7 @@ class Gateway:
         if self.ratings is not before.ratings:
             self.ratings.taken = before.ratings.taken
         if self.reuse is not None and before.reuse is not None:
-            self.reuse.go_on(before.reuse, tightened=self.drift.tightened, again=self._ask_again)
+            self.reuse.go_on(before.reuse, tightened=self.drift.tightened, again=self._again)
 
     async def load_models(self) -> None:
         """Load and connect every model ahead of the first request; a model that fails is tried again when asked."""
@@ -312,7 +330,7 @@ class Gateway:
             state = f"failed: {exc}"
             log.error("model %s could not be loaded: %s", name, exc)
         # Meanwhile the settings may have been read again, without it or with another of its name.
-        if self._serving.get(name) is model:
+        if self._states_of.get(name) is model:
             self.model_states[name] = state
 
     async def aclose(self) -> None:
@@ -339,31 +357,16 @@ class Gateway:
         Raises:
             RequestError: One of its kinds; `errors` has the tree.
         """
-        journey = self._begin(ChatRequest.of(request, fields, stream=False))
-        with self._recorded(journey):
-            await self._screen(journey)
-            cached = await self._recall(journey)
-            if cached is not None:
-                receipt = self._receipt_from_cache(journey, cached)
-                return Answer(cached.body, receipt, journey.usage)
-            return self._answer(journey, await self._run(journey, _WHOLE))
+        self.start()
+        return await self.serving.complete(ChatRequest.of(request, fields, stream=False))
 
     async def stream(self, request: ChatRequest | Mapping[str, Any] | str, **fields: Any) -> AnswerStream:
         """Answer in pieces. Errors before the first piece are raised here; later ones while iterating.
 
         Args and errors are those of `complete`.
         """
-        journey = self._begin(ChatRequest.of(request, fields, stream=True))
-        with self._recorded(journey):
-            await self._screen(journey)
-            cached = await self._recall(journey)
-            if cached is not None:
-                stream = ReplyStream(replay(cached.body))
-                return AnswerStream(Relay(self, journey, stream, self._receipt_from_cache(journey, cached)))
-            answered = await self._run(journey, _STREAMED)
-        attempt = journey.answered_by = answered.attempt
-        receipt = journey.receipt(attempt.tier, attempt.model, running=True)
-        return AnswerStream(Relay(self, journey, answered.result, receipt, answered))
+        self.start()
+        return await self.serving.stream(ChatRequest.of(request, fields, stream=True))
 
     def route(self, request: ChatRequest | Mapping[str, Any] | str, **fields: Any) -> Decision:
         """Return the decision alone; nothing is run.
@@ -372,7 +375,7 @@ class Gateway:
             RequestError: As `complete` would, where it fails before a model is asked.
         """
         parsed = ChatRequest.of(request, fields, stream=None)
-        target = self._target(parsed)
+        target = self.serving.target(parsed)
         screened = self.screener.screened(parsed, target.policy)
         return self.routing.plan(screened, read_hints(parsed), target).decision
 
@@ -535,170 +538,6 @@ class Gateway:
         ]
         local = [model.name for model in self.settings.models if isinstance(model, LocalModelSettings)]
         return next((name for name in (*trained, *local) if may is None or may(name)), AUTO)
-
-    # --- the steps --------------------------------------------------------------------------------------------
-
-    def _begin(self, request: ChatRequest) -> Journey:
-        self.start()
-        journey = Journey(request, read_hints(request), self._target(request))
-        journey.thrift = None if request.grant is None else request.grant.thrift
-        if self.telemetry is not None:
-            journey.trace = self.telemetry.begin(request)
-        self.metrics.begun()
-        return journey
-
-    def _target(self, request: ChatRequest) -> Target:
-        grant = request.grant
-        target = self.routing.target((grant and grant.target) or request.fields.model)
-        return target if grant is None or grant.models is None else target.only(grant.models)
-
-    @contextmanager
-    def _recorded(self, journey: Journey) -> Iterator[None]:
-        """Record a request that fails, or whose caller leaves, before it was recorded with its answer."""
-        try:
-            yield
-        except RequestError as exc:
-            self._record(journey, "error", exc)
-            raise
-        except asyncio.CancelledError:
-            self._record(journey, "cancelled")
-            raise
-        except BaseException:
-            # A bug of ours must not keep others waiting, and is in the ledger too.
-            self._record(journey, "error", RequestError("An internal error occurred.", code="internal_error"))
-            raise
-
-    async def _screen(self, journey: Journey) -> None:
-        """Look for personal data, where the policy asks for it.
-
-        Raises:
-            InvalidRequest: The policy blocks it.
-        """
-        policy = journey.target.policy
-        if self.screener.takes_long(journey.request, policy):
-            journey.request = await asyncio.to_thread(self.screener.screened, journey.request, policy)
-        else:
-            journey.request = self.screener.screened(journey.request, policy)
-
-    async def _recall(self, journey: Journey) -> CachedReply | None:
-        """Look for an answer that was given before; sets `journey.cache`."""
-        return None if self.reuse is None else (await self.reuse.find(journey)).reply
-
-    async def _run(self, journey: Journey, form: Form[T]) -> Answered[T]:
-        """Decide, then ask the models of the plan."""
-        # What is asked again on our own account is kept for all: nothing is tried out with it.
-        draw = self._lot(journey.request, journey.hints) if journey.kind == "request" else None
-        journey.plan = self.routing.plan(journey.request, journey.hints, journey.target, draw=draw)
-        return await self._runner.run(journey, form)
-
-    def _answer(self, journey: Journey, answered: Answered[Reply]) -> Answer:
-        reply, attempt = answered.result, answered.attempt
-        usage = self.billing.usage_of(journey, reply)
-        cost = self.billing.answered(journey, answered, usage, reply)
-        self.store(journey, attempt, reply.body, cost)
-        baseline = self.counterfactual.of(journey, model=attempt.model, task=journey.task).usd
-        receipt = journey.receipt(
-            attempt.tier, attempt.model, cost_usd=journey.cost_usd, baseline_usd=baseline
-        )
-        self._record(journey, "ok", overhead_ms=receipt.overhead_ms)
-        return Answer(reply.body, receipt, usage)
-
-    def _receipt_from_cache(self, journey: Journey, cached: CachedReply) -> Receipt:
-        journey.usage = self.billing.usage_of_stored(
-            cached.body, lambda: self.routing.input_tokens(journey.request)
-        )
-        saved = self.counterfactual.of(journey, model=cached.model, task=cached.task).usd
-        self._keep_text(journey, cached.body)
-        receipt = journey.receipt("cache", cached.model, cost_usd=0.0, baseline_usd=saved)
-        self._record(journey, "ok", model=cached.model, overhead_ms=receipt.overhead_ms)
-        return receipt
-
-    def store(self, journey: Journey, attempt: Attempt, body: dict[str, Any], cost_usd: float | None) -> None:
-        """Keep a whole, successful answer, and perhaps compare it with the baseline's, off the caller's path."""
-        assert journey.plan is not None
-        self._keep_text(journey, body)
-        if journey.kind == "request":
-            self.shadow.consider(journey, attempt, body)
-        decision = journey.plan.decision
-        # Neither is a local answer that chance asked for where the policy would have gone to the cloud.
-        tried_out = decision.explored and attempt.tier == "local" == decision.attempts[0].tier
-        degraded = journey.fallback_reason is not None or decision.code in _DEGRADED or tried_out
-        if self.reuse is not None and not degraded:
-            self.reuse.keep(journey, attempt, body, cost_usd)
-
-    async def _ask_again(self, journey: Journey) -> Answer:
-        """Ask a request again that was answered from the cache; nobody waits for it. Its answer is kept."""
-        again = journey.again(journey.request.unstreamed())
-        if self.telemetry is not None:
-            again.trace = self.telemetry.begin(again.request)
-        with self._recorded(again):
-            await self._recall(again)
-            return self._answer(again, await self._run(again, _WHOLE))
-
-    def finish_stream(
-        self, journey: Journey, receipt: Receipt, status: Status, error: RequestError | None
-    ) -> Receipt:
-        """Record a stream that has ended, in whichever way; returns the receipt with the cost filled in."""
-        self._record(journey, status, error, overhead_ms=receipt.overhead_ms)
-        cost = journey.cost_usd
-        baseline = None if journey.compared is None else journey.compared.usd
-        saved = None if cost is None or baseline is None else baseline - cost
-        return replace(receipt, cost_usd=cost, saved_usd=saved)
-
-    def _record(
-        self,
-        journey: Journey,
-        status: Status,
-        error: RequestError | None = None,
-        *,
-        model: str | None = None,
-        overhead_ms: float | None = None,
-    ) -> None:
-        if journey.recorded:
-            return
-        journey.recorded = True
-        if self.reuse is not None:
-            self.reuse.ended(journey, left=status == "cancelled")
-        if overhead_ms is None:
-            overhead_ms = max(0.0, time.perf_counter() - journey.begun - journey.model_seconds) * 1000
-        if journey.answered_by is not None:
-            self.counterfactual.of(
-                journey, model=journey.answered_by.model, task=journey.task, whole=status == "ok"
-            )
-        entry = journey.entry(
-            status=status,
-            model=model,
-            error=error,
-            overhead_ms=overhead_ms,
-            baseline=self.settings.baseline_model,
-        )
-        self._keep(entry)
-        if journey.request.grant is not None:
-            journey.request.grant.ended(entry)
-        request_ended(entry)
-        if journey.trace is not None:
-            journey.trace.finish(entry)
-        self.ratings.remember(entry)
-        self.drift.observe(entry)
-        # An answer that was cut short says nothing of how long answers are.
-        if status == "ok":
-            self.counterfactual.learn(journey)
-
-    def _keep_text(self, journey: Journey, body: Mapping[str, Any]) -> None:
-        if self.ledger.keeps_texts and journey.kind == "request":
-            text = text_of(journey.request_id, journey.request, body, recorded_at=time.time())
-            screening = journey.request.screening
-            if screening is not None and screening.found:
-                # What must not reach a cloud as it is, is not written down as it is either.
-                text = text.stored("redacted")
-            self.ledger.record(text)
-
-    def _keep(self, record: Entry | Outcome) -> None:
-        self.ledger.record(record)
-        if isinstance(record, Entry):
-            self.metrics.observe(record)
-            if self.telemetry is not None:
-                self.telemetry.observe(record)
 
 
 def _watched(settings: Settings) -> tuple[object, ...]:

@@ -18,7 +18,7 @@ from .money.usage import tier_name
 from .wire import ReplyStream, Usage
 
 if TYPE_CHECKING:
-    from .gateway import Gateway
+    from .serving import Serving
 
 
 class _Choices(msgspec.Struct):
@@ -35,14 +35,14 @@ class Relay:
 
     def __init__(
         self,
-        gateway: Gateway,
+        serving: Serving,
         journey: Journey,
         stream: ReplyStream,
         receipt: Receipt,
         answered: Answered[ReplyStream] | None = None,
     ) -> None:
         self.receipt = receipt
-        self._gateway = gateway
+        self._serving = serving
         self._journey = journey
         self._stream = stream
         self._chunks = aiter(stream)
@@ -59,7 +59,7 @@ class Relay:
     @property
     def usage(self) -> Usage | None:
         """The answer's tokens once it has ended, before that an estimate of the prompt's."""
-        return self._journey.usage if self._finished else self._gateway.billing.estimate(self._journey)
+        return self._journey.usage if self._finished else self._serving.billing.estimate(self._journey)
 
     async def __anext__(self) -> bytes:
         while True:
@@ -94,18 +94,18 @@ class Relay:
         if self._finished or self._answered is None:
             return
         usage = self._usage(whole=True)
-        cost = self._gateway.billing.answered(self._journey, self._answered, usage, self._stream)
+        cost = self._serving.billing.answered(self._journey, self._answered, usage, self._stream)
         body = self._collector.body()
         try:
             if body is not None:
-                self._gateway.store(self._journey, self._answered.attempt, body, cost)
+                self._serving.store(self._journey, self._answered.attempt, body, cost)
         finally:
             self._finish("ok", None)
 
     def _stopped(self, status: Status, error: RequestError | None) -> None:
         if self._finished or self._answered is None:
             return
-        self._gateway.billing.interrupted(self._journey, self._answered, error, self._usage(whole=False))
+        self._serving.billing.interrupted(self._journey, self._answered, error, self._usage(whole=False))
         self._finish(status, error)
 
     def _usage(self, *, whole: bool) -> Usage:
@@ -118,7 +118,7 @@ class Relay:
         counted = self._answered.meter.counted
         if counted is not None:
             return counted
-        seen = self._gateway.billing.estimate(self._journey, collector.text)
+        seen = self._serving.billing.estimate(self._journey, collector.text)
         if said is None:
             return replace(seen, service_tier=tier_name(collector.service_tier))
         # It was counted on the way, and more of the answer came after that.
@@ -126,7 +126,7 @@ class Relay:
 
     def _finish(self, status: Status, error: RequestError | None) -> None:
         self._finished = True
-        self.receipt = self._gateway.finish_stream(self._journey, self.receipt, status, error)
+        self.receipt = self._serving.books.finish_stream(self._journey, self.receipt, status, error)
 
 
 def _has_no_choices(chunk: bytes) -> bool:

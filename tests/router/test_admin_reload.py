@@ -350,7 +350,7 @@ async def test_a_model_that_fails_to_load_says_nothing_of_its_successor(
             await failing.wait()
             raise ModelUnavailable("gone")
 
-    first.models["one"] = first._serving["one"] = Slow(made.read().models[0])  # type: ignore[arg-type]
+    first.models["one"] = first._states_of["one"] = Slow(made.read().models[0])  # type: ignore[arg-type]
     loading = asyncio.create_task(first.load_models())
     await asyncio.sleep(0)
     made.write(cloud_yaml("one", made.cloud.base_url, max_connections=7))

@@ -78,14 +78,14 @@ async def test_a_bug_after_the_answer_leaves_an_entry_with_what_it_cost(make_gat
         def consider(self, *_: object) -> None:
             raise ZeroDivisionError
 
-    shadow, gateway.shadow = gateway.shadow, Broken()  # type: ignore[assignment]
+    shadow, gateway.serving.shadow = gateway.serving.shadow, Broken()  # type: ignore[assignment]
     with pytest.raises(ZeroDivisionError):
         await gateway.complete(ASKED)
     stream = await gateway.stream({**ASKED, "messages": [{"role": "user", "content": "Another."}]})
     with pytest.raises(ZeroDivisionError):
         _ = [chunk async for chunk in stream]
     await stream.aclose()
-    gateway.shadow = shadow
+    gateway.serving.shadow = shadow
     assert in_flight(gateway) == 0
     for entry in entries(gateway):
         assert [(attempt["outcome"], attempt["input_tokens"]) for attempt in entry["attempts"]] == [

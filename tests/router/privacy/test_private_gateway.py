@@ -176,7 +176,7 @@ async def test_a_comparison_with_the_baseline_goes_through_the_same_door(
 
 
 async def test_what_nobody_screened_does_not_pass(cloud: LoopbackCloud, gateway: Gateway) -> None:
-    door = gateway._runner.models[CLOUD]
+    door = gateway.serving.runner.models[CLOUD]
     assert isinstance(door, Door)
     with pytest.raises(RequestError, match="not screened"):
         await door.complete(ChatRequest.parse({"messages": [{"role": "user", "content": JANE}]}))
@@ -187,7 +187,7 @@ async def test_without_a_policy_that_asks_nobody_looks(
     make_gateway: MakeGateway, cloud: LoopbackCloud
 ) -> None:
     gateway = make_gateway()
-    models: dict[str, Model] = dict(gateway._runner.models)
+    models: dict[str, Model] = dict(gateway.serving.runner.models)
     assert models == gateway.models
     await gateway.complete(ABOUT_JANE)
     assert JANE in sent(cloud)
