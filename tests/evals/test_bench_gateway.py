@@ -139,7 +139,11 @@ async def test_answers_that_are_not_good_are_counted_and_the_first_is_quoted(unu
 
 def test_a_process_is_on_the_core_it_was_given_and_this_one_stays_where_it_was() -> None:
     before, core = os.sched_getaffinity(0), Cores.found().gateway
-    argv = (sys.executable, "-c", "import os; print(*os.sched_getaffinity(0), flush=True); input()")
+    argv = (
+        sys.executable,
+        "-c",
+        "import os, time; print(*os.sched_getaffinity(0), flush=True); time.sleep(60)",
+    )
     process = Process(argv, core=core, log=None)
     try:
         assert process.first_line() == str(core)

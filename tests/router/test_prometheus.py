@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from smallfirst.router.gateway import Gateway
 from smallfirst.router.ledger import AttemptRecord, Entry
 from smallfirst.router.metrics import Metrics
 from smallfirst.router.models.local.model import LocalModel
+from smallfirst.router.models.local.protocol import Stats
 from smallfirst.router.telemetry.labels import CODES
 
 ROOT = Path(__file__).parents[2]
@@ -181,17 +181,21 @@ async def test_who_fails_or_leaves_is_not_in_flight_any_more(make_gateway: MakeG
     assert value(gateway.metrics, "smallfirst_requests_in_flight") == 0
 
 
+async def settled(model: LocalModel) -> Stats:
+    """What a model tells once it tells nothing new: it does so about once a second while anything changes."""
+    for _ in range(20):
+        before = model.stats
+        await asyncio.sleep(1.5)
+        if before is not None and model.stats == before and not before.active:
+            return before
+    raise AssertionError("the model did not come to rest")
+
+
 async def test_a_local_model_tells_what_it_does(make_gateway: MakeGateway, local_model: LocalModel) -> None:
     gateway = make_gateway()
-    before = local_model.stats
-    assert before is not None
+    before = await settled(local_model)
     await gateway.complete("Say something long.", model=LOCAL, max_tokens=24)
-    deadline = time.monotonic() + 20
-    while local_model.stats == before or (local_model.stats and local_model.stats.active):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)
-    after = local_model.stats
-    assert after is not None
+    after = await settled(local_model)
     assert 1 <= after.tokens_made - before.tokens_made <= 24
     assert after.tokens_read > before.tokens_read
     assert (
