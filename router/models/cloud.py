@@ -20,6 +20,7 @@ from ..money.usage import Meter
 from ..settings import CloudModelSettings, Timeouts
 from ..wire import ChatRequest, Reply, ReplyStream, Usage
 from .completion import is_completion
+from .connections import CleanConnector
 from .retry import parse_retry_after, retry_delay
 from .sse import EventTooLong, SSEParser
 
@@ -273,7 +274,7 @@ class CloudModel:
         )
 
     def _make_session(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
+        connector = CleanConnector(
             limit=self._settings.max_connections, keepalive_timeout=30.0, ssl=httpx.create_ssl_context()
         )
         # No cookies: what an upstream sets for one tenant's request must not travel with another's.
