@@ -73,7 +73,9 @@ class LedgerSettings(Section):
     url: SecretStr | None = Field(
         default=None, description="postgresql://…, shared by replicas; default: the file at `path`"
     )
-    flush_interval: float = Field(default=0.5, gt=0, le=1.0, description="seconds; the most that may be lost")
+    flush_interval: float = Field(
+        default=0.25, gt=0, le=1.0, description="seconds; with one write, the most that may be lost"
+    )
     max_pending: int = Field(
         default=100_000, ge=1, description="entries kept while the disk does not take them"
     )
