@@ -124,6 +124,11 @@ class ChunkSource(Protocol):
         """The answer's tokens as far as they are known."""
         ...
 
+    @property
+    def ready(self) -> bool:
+        """Whether it is known that the next chunk is there already."""
+        ...
+
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
     async def aclose(self) -> None:
@@ -149,6 +154,11 @@ class AnswerStream:
     def usage(self) -> Usage | None:
         """The answer's tokens once the stream has ended, before that an estimate of the prompt's; None: unknown."""
         return self._source.usage
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is known that the next chunk is there already: who writes to a connection may wait for it."""
+        return self._source.ready
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return aiter(self._source)

@@ -21,7 +21,7 @@ SmallfirstError
     └── ModelError              a model was asked and failed
         ├── UpstreamError           the cloud answered with an error: its status and body are passed on
         ├── ModelUnavailable        could not be reached or loaded, or is busy (503, `retry_after`)
-        ├── ModelTimeout            took too long (504)
+        ├── ModelTimeout            took too long (504); `DeadlineExceeded`: the caller's own limit is reached
         └── StreamBroken            failed after the first chunk: the stream ends with an error event
 """
 
@@ -271,6 +271,12 @@ class ModelTimeout(ModelError):
 
     status, type, code = 504, "upstream_error", "timeout"
     billed_tries = 1
+
+
+class DeadlineExceeded(ModelTimeout):
+    """The time is over that the caller gave the request (`x-request-timeout`); says nothing of the model."""
+
+    code = "deadline_exceeded"
 
 
 class StreamBroken(ModelError):

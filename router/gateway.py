@@ -47,7 +47,7 @@ from .scoring import Scorer
 from .semantic.equivalence import Equivalence
 from .semantic.volatility import Volatility
 from .serving import Serving
-from .settings import LocalModelSettings, Settings
+from .settings import Breaker, CloudModelSettings, LocalModelSettings, Settings
 from .settings.file import find_settings_file, load_settings
 from .shadow import Shadow
 from .status import gauges
@@ -119,7 +119,7 @@ class Gateway:
     ) -> None:
         self.settings = settings or _settings_from_environment()
         before = predecessor
-        self.health: ModelHealth = ModelHealth() if before is None else before.health
+        self.health: ModelHealth = ModelHealth(_breakers(self.settings)) if before is None else before.health
         self.prices = PriceList()
         self._hold_models(models, before)
         self._judge(drift, before)
@@ -296,6 +296,7 @@ class Gateway:
         """
         self._started = before._started
         self._remember()
+        self.health.follow(_breakers(self.settings))
         for name in new:
             # What is known of the one before says nothing of this one.
             self.health.succeeded(name)
@@ -543,6 +544,10 @@ class Gateway:
 def _watched(settings: Settings) -> tuple[object, ...]:
     local = [model.name for model in settings.models if model.tier == "local"]
     return settings.drift, settings.risk_budgets, local, settings.calibrations
+
+
+def _breakers(settings: Settings) -> dict[str, Breaker]:
+    return {model.name: model.breaker for model in settings.models if isinstance(model, CloudModelSettings)}
 
 
 def _settings_from_environment() -> Settings:

@@ -61,6 +61,12 @@ class Relay:
         """The answer's tokens once it has ended, before that an estimate of the prompt's."""
         return self._journey.usage if self._finished else self._serving.billing.estimate(self._journey)
 
+    @property
+    def ready(self) -> bool:
+        """Whether it is known that the next chunk is there already."""
+        # After a choice's end it may be one that is not passed on, and what comes then may take its time.
+        return self._stream.ready and not self._collector.ending
+
     async def __anext__(self) -> bytes:
         while True:
             try:
@@ -94,6 +100,7 @@ class Relay:
         if self._finished or self._answered is None:
             return
         usage = self._usage(whole=True)
+        self._serving.runner.ended(self._answered, None)
         cost = self._serving.billing.answered(self._journey, self._answered, usage, self._stream)
         body = self._collector.body()
         try:
@@ -105,6 +112,8 @@ class Relay:
     def _stopped(self, status: Status, error: RequestError | None) -> None:
         if self._finished or self._answered is None:
             return
+        if error is not None:
+            self._serving.runner.ended(self._answered, error)
         self._serving.billing.interrupted(self._journey, self._answered, error, self._usage(whole=False))
         self._finish(status, error)
 

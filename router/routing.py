@@ -145,13 +145,15 @@ class Routing:
             CannotServe: No model may or can take it; says what would have been needed.
             ModelUnavailable: Those that could are down.
         """
-        features = self.features(request)
-        needs = needs_of(request, hints, input_tokens=features.input_tokens, pinned=target.pinned)
+        # Who names a model is not scored: only the length of the prompt matters then.
+        features = self.features(request) if target.pinned is None else None
+        input_tokens = self.input_tokens(request) if features is None else features.input_tokens
+        needs = needs_of(request, hints, input_tokens=input_tokens, pinned=target.pinned)
         if target.models is not None:
             needs = replace(needs, allowed=target.models)
         score: Score | None = None
         special: dict[str, float] = {}
-        if target.pinned is None:
+        if features is not None:
             score = self._scorer.score(features, self._abilities)
             special = self._special(request.fields)
             if special:
@@ -179,7 +181,7 @@ class Routing:
         screening = request.screening
         if screening is not None and screening.redacts and any(a.tier == "cloud" for a in decided.attempts):
             decided = replace(decided, reason=f"{decided.reason}; {screening.reason}")
-        return Plan(decided, features.input_tokens)
+        return Plan(decided, input_tokens)
 
     def _special(self, fields: ChatFields) -> dict[str, float]:
         if fields.response_format is None:
@@ -240,7 +242,8 @@ class Routing:
 
     def input_tokens(self, request: ChatRequest) -> int:
         """Return an estimate of a prompt's tokens, tools and schema included."""
-        return self._scorer.features(request).input_tokens
+        known = None if request.grant is None else request.grant.features
+        return self._scorer.input_tokens(request) if known is None else known.input_tokens
 
     def count_tokens(self, text: str) -> int:
         """Return an estimate of a text's tokens, for replies whose model counts none."""

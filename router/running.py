@@ -17,7 +17,9 @@ from typing import Generic, TypeVar
 from smallfirst.policies import Attempt
 
 from .confidence import Confidence
+from .deadline import ends_by
 from .errors import (
+    DeadlineExceeded,
     InvalidRequest,
     ModelError,
     ModelTimeout,
@@ -42,6 +44,9 @@ EARLY_TOKENS = 4
 
 # Statuses by which a cloud says that our account or settings are wrong: another model may still answer.
 _NOT_THE_CALLERS_FAULT = frozenset({401, 402, 403, 404})
+
+# The code of an error that stands for a call which was not made.
+_RESTING = "model_resting"
 
 T = TypeVar("T")
 
@@ -69,6 +74,28 @@ class Runner:
             RequestError: No model answered; the first failure. Attempts are noted.
         """
         return await _Course(self, journey, form).run()
+
+    def answered(self, model: str, result: object, begun: float) -> None:
+        """Tell the model's health of an answer: a whole one, or a stream that has begun."""
+        if isinstance(result, ReplyStream):
+            self.health.answering(model, begun)  # how it ends is told by who passes it on
+        else:
+            self.health.succeeded(model, begun)
+
+    def ended(self, answered: Answered[ReplyStream], error: RequestError | None) -> None:
+        """Learn from how a stream ended that began well; `error` None: it is whole."""
+        self.learn(answered.attempt.model, error, answered.begun)
+
+    def learn(self, model: str, error: RequestError | None, begun: float) -> None:
+        """Tell the model's health how a call ended that began at `begun`; `error` None: well."""
+        if isinstance(error, ModelUnavailable) and error.code == _RESTING:
+            return  # it was not made
+        if error is None or _refuses_rightly(error):
+            self.health.succeeded(model, begun)
+        elif _is_down(error):
+            self.health.failed(model, begun)
+        else:
+            self.health.released(model, begun)
 
 
 class _Ahead(Generic[T]):
@@ -110,6 +137,9 @@ class _Course(Generic[T]):
                 answered = await self._try(at)
                 if answered is not None:
                     break
+                if self._failure is not None and isinstance(self._failure[1], DeadlineExceeded):
+                    answered = self._answer_to_spare()
+                    break
             else:
                 answered = self._answer_to_spare()
         except BaseException as exc:
@@ -124,12 +154,24 @@ class _Course(Generic[T]):
         attempt, journey = self.attempts[at], self._journey
         usage_of = partial(self._runner.billing.usage_of, journey)
         model = self._runner.models[attempt.model]
+        if not self._runner.health.admits(attempt.model):
+            left = self._runner.health.rest_left(attempt.model)
+            message = f"Model '{attempt.model}' failed too often lately and is not asked for a while."
+            raise ModelUnavailable(message, retry_after=max(left, 1.0), code=_RESTING)
         followed = at + 1 < len(self.attempts)
         request = journey.request
         if journey.trace is not None:
             request = journey.trace.asking(request, attempt)
         request = replace(request, meter=meter)
-        return await self._form.ask(Ask(model, request, attempt, usage_of, watch, followed))
+        asked = Ask(model, request, attempt, usage_of, watch, followed)
+        if request.deadline is None:
+            return await self._form.ask(asked)
+        try:
+            async with ends_by(request.deadline):
+                return await self._form.ask(asked)
+        except DeadlineExceeded as exc:
+            exc.retries, exc.billed_tries = meter.retries, meter.billed_tries + exc.billed_tries
+            raise
 
     async def _try(self, at: int) -> Answered[T] | None:
         """Ask a model; returns None where the next one is to be asked."""
@@ -149,18 +191,18 @@ class _Course(Generic[T]):
         except RequestError as exc:
             journey.model_seconds += time.perf_counter() - waited
             self._failed(attempt, exc, begun, meter)
-            if not _another_may_do_better(exc):
+            if not _another_may_do_better(exc) and not isinstance(exc, DeadlineExceeded):
                 raise
-            self._failure = self._failure or (attempt, exc)
         except asyncio.CancelledError:
             if ahead is None or ahead.asked:
                 self._left(attempt, begun, meter)
+                self._runner.health.released(attempt.model, begun)
             if ahead is not None:
                 await self._drop(ahead)
             raise
         else:
             journey.model_seconds += time.perf_counter() - waited
-            self._runner.health.succeeded(attempt.model)
+            self._runner.answered(attempt.model, kept.result, begun)
             if self._failure is not None:
                 journey.fallback_reason = f"{self._failure_in_words()}; {attempt.model} answers instead"
             return Answered(kept.result, attempt, begun, kept.besides, meter)
@@ -169,7 +211,7 @@ class _Course(Generic[T]):
     def _rejected(self, at: int, exc: Rejected, begun: float, meter: Meter) -> None:
         """Note an answer that was not kept; it was made and costs what it cost."""
         attempt, journey, billing = self.attempts[at], self._journey, self._runner.billing
-        self._runner.health.succeeded(attempt.model)
+        self._runner.health.succeeded(attempt.model, begun)
         usage = metered(exc.usage or meter.counted or billing.estimate(journey, tokens=exc.tokens), meter)
         charge = billing.charge_tries(journey, attempt, usage, begun, exc.billed_tries)
         record = journey.note(
@@ -182,8 +224,10 @@ class _Course(Generic[T]):
 
     def _failed(self, attempt: Attempt, exc: RequestError, begun: float, meter: Meter) -> None:
         self._runner.billing.failed(self._journey, attempt, exc, begun, meter)
-        if _is_down(exc):
-            self._runner.health.failed(attempt.model)
+        self._runner.learn(attempt.model, exc, begun)
+        # What the caller must know is the first failure; but that its time is over, whatever failed before.
+        if self._failure is None or isinstance(exc, DeadlineExceeded):
+            self._failure = attempt, exc
 
     def _left(self, attempt: Attempt, begun: float, meter: Meter) -> None:
         """Note that the caller left while a model answered."""
@@ -259,8 +303,7 @@ class _Course(Generic[T]):
         failure = task.exception() if task.done() and not task.cancelled() else None
         if isinstance(failure, RequestError):
             charge = billing.charge_failure(self._journey, attempt, failure, ahead.begun, ahead.meter)
-            if _is_down(failure):
-                self._runner.health.failed(attempt.model)
+            self._runner.learn(attempt.model, failure, ahead.begun)
             self._journey.note(
                 attempt,
                 outcome_of(failure),
@@ -284,7 +327,9 @@ class _Course(Generic[T]):
             if isinstance(kept.result, Reply):
                 found = Answered(kept.result, attempt, ahead.begun, kept.besides, ahead.meter)
                 usage = found.spent(billing.usage_of(self._journey, kept.result))
-            self._runner.health.succeeded(attempt.model)
+            self._runner.health.succeeded(attempt.model, ahead.begun)
+        else:
+            self._runner.health.released(attempt.model, ahead.begun)
         charge = billing.charge_tries(self._journey, attempt, usage, ahead.begun, tried.billed_tries)
         self._journey.note(attempt, outcome, begun=ahead.begun, charge=charge, retries=tried.retries)
 
@@ -297,7 +342,14 @@ def _another_may_do_better(exc: RequestError) -> bool:
     return isinstance(exc, (ModelError, InvalidRequest))
 
 
+def _refuses_rightly(exc: RequestError) -> bool:
+    """Whether a cloud answered that the request is wrong: it works."""
+    return isinstance(exc, UpstreamError) and not exc.transient and exc.status not in _NOT_THE_CALLERS_FAULT
+
+
 def _is_down(exc: RequestError) -> bool:
+    if isinstance(exc, DeadlineExceeded):
+        return False
     if isinstance(exc, UpstreamError):
         return exc.status >= 500
     if isinstance(exc, ModelUnavailable):

@@ -11,6 +11,7 @@ from smallfirst.policies import Attempt
 from .answer import Answer, AnswerStream, Receipt
 from .books import Books
 from .cache import CachedReply, replay
+from .deadline import Bounded, ends_by, with_deadline
 from .escalation import Form, Streamed, Whole
 from .exploring import Lot
 from .hints import read_hints
@@ -76,7 +77,9 @@ class Serving:
             answered = await self._run(journey, _STREAMED)
         attempt = journey.answered_by = answered.attempt
         receipt = journey.receipt(attempt.tier, attempt.model, running=True)
-        return AnswerStream(Relay(self, journey, answered.result, receipt, answered))
+        deadline = journey.request.deadline
+        stream = answered.result if deadline is None else Bounded(answered.result, deadline)
+        return AnswerStream(Relay(self, journey, stream, receipt, answered))
 
     async def ask_again(self, journey: Journey) -> Answer:
         """Ask a request again that was answered from the cache; nobody waits for it. Its answer is kept."""
@@ -111,6 +114,7 @@ class Serving:
         return target if grant is None or grant.models is None else target.only(grant.models)
 
     def _begin(self, request: ChatRequest) -> Journey:
+        request = with_deadline(request)
         journey = Journey(request, read_hints(request), self.target(request))
         journey.thrift = None if request.grant is None else request.grant.thrift
         if self._telemetry is not None:
@@ -136,7 +140,11 @@ class Serving:
 
     async def _recall(self, journey: Journey) -> CachedReply | None:
         """Look for an answer that was given before; sets `journey.cache`."""
-        return None if self.reuse is None else (await self.reuse.find(journey)).reply
+        if self.reuse is None:
+            return None
+        # An equal request under way is waited for: not beyond the caller's own time.
+        async with ends_by(journey.request.deadline):
+            return (await self.reuse.find(journey)).reply
 
     async def _run(self, journey: Journey, form: Form[T]) -> Answered[T]:
         """Decide, then ask the models of the plan."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .metrics import Labelled
+from .models.cloud import CloudModel
 from .models.local.model import LocalModel
 from .models.local.protocol import Stats
 
@@ -82,6 +83,13 @@ def gauges(gateway: Gateway) -> Mapping[str, tuple[str, float | Labelled]]:
         "smallfirst_model_up": (
             "1 where a model is asked, 0 while it rests after failures",
             {(("model", name),): float(gateway.health.available(name)) for name in gateway.models},
+        ),
+        "smallfirst_retries_refused_total": (
+            "Retries that were not made, as too many of a model's requests were tried again",
+            _by(
+                "model",
+                {name: m.budget.refused for name, m in gateway.models.items() if isinstance(m, CloudModel)},
+            ),
         ),
         **_access(gateway),
         **gateway.drift.gauges(),

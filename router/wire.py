@@ -194,6 +194,7 @@ class ChatRequest:
         grant: What a virtual key's limits granted it; None: nothing is counted, and all models may answer.
         screening: What personal data was found in it, and what follows; None: nobody has looked.
         meter: Where a model in this house reports what the answer takes of the machine; None: nobody asks.
+        deadline: When it must be over, in `time.monotonic()` seconds, where its caller said; see `deadline`.
     """
 
     body: dict[str, Any]
@@ -203,6 +204,7 @@ class ChatRequest:
     meter: Meter | None = field(default=None, compare=False)
     grant: Grant | None = field(default=None, compare=False, repr=False)
     screening: Screening | None = field(default=None, compare=False, repr=False)
+    deadline: float | None = field(default=None, compare=False)
 
     @classmethod
     def parse(
@@ -239,11 +241,13 @@ class ChatRequest:
         meter: Meter | None = None
         grant: Grant | None = None
         screening: Screening | None = None
+        deadline: float | None = None
         if isinstance(request, ChatRequest):
             if not fields and stream in (None, request.fields.stream):
                 return request
             tenant, headers, body = request.tenant, dict(request.headers), dict(request.body)
             meter, grant, screening = request.meter, request.grant, request.screening
+            deadline = request.deadline
         elif isinstance(request, str):
             body = {"messages": [{"role": "user", "content": request}]}
         else:
@@ -255,9 +259,9 @@ class ChatRequest:
         metadata = parsed.fields.metadata
         if not isinstance(request, ChatRequest) and metadata is not None and metadata.tenant:
             return parsed.with_tenant(metadata.tenant)
-        if meter is None and grant is None and screening is None:
+        if meter is None and grant is None and screening is None and deadline is None:
             return parsed
-        return replace(parsed, meter=meter, grant=grant, screening=screening)
+        return replace(parsed, meter=meter, grant=grant, screening=screening, deadline=deadline)
 
     @property
     def max_output_tokens(self) -> int | None:
@@ -452,6 +456,12 @@ class ReplyStream:
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._chunks
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is known that the next chunk is there already; where nobody knows, it is not."""
+        chunks: object = self._chunks
+        return chunks is not self and getattr(chunks, "ready", False) is True
 
     async def aclose(self) -> None:
         """Stop the model; nothing more is yielded."""

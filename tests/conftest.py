@@ -8,6 +8,7 @@ collect_ignore = [f"clients/test_client_{name}.py" for name in _HEAVY if find_sp
 
 pytest_plugins = [
     "fixtures.loopback_cloud",
+    "fixtures.faulty_upstream",
     "fixtures.loopback_web",
     "fixtures.sensible_cloud",
     "fixtures.redis_server",

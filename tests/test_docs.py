@@ -17,6 +17,7 @@ SECTIONS = (
     settings.CloudModelSettings,
     settings.Timeouts,
     settings.Retries,
+    settings.Breaker,
     settings.Price,
     settings.LocalCost,
     settings.EnergySettings,

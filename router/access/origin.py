@@ -8,6 +8,7 @@ them, too. Browsers say where a request comes from (`Origin`, Fetch Metadata), a
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -50,6 +51,7 @@ def check_origin(headers: Headers, *, method: str, own_name: str) -> None:
         )
 
 
+@lru_cache(maxsize=16)  # the same name over and over
 def _is_here(host: str, own_name: str) -> bool:
     """Whether a `Host` cannot be another site's name for this machine: it is our own name, or no name at all."""
     name = _name_of(f"//{host}")

@@ -94,6 +94,11 @@ class ChunkCollector:
         return body | ({"usage": self.usage} if self.usage is not None else {})
 
     @property
+    def ending(self) -> bool:
+        """Whether a choice has ended."""
+        return any(choice.get("finish_reason") is not None for choice in self._choices.values())
+
+    @property
     def service_tier(self) -> object:
         """What the stream says of the tier that it is served by."""
         return self._base.get("service_tier")

@@ -111,11 +111,12 @@ def _run(settings: Settings, read: Callable[[], Settings]) -> None:
 
     from ..gateway import Gateway
     from ..server import make_app
+    from ..server.memory import settle
     from ..telemetry.logs import write_logs
 
     with write_logs(settings.log, sys.stderr):
         uvicorn.run(
-            make_app(Gateway(settings), read_settings=read),
+            make_app(Gateway(settings), read_settings=read, settled=settle),
             host=settings.server.host,
             port=settings.server.port,
             # Every request has a line in our own log; what uvicorn has to say goes there, too.

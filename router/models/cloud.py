@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -15,13 +16,14 @@ import httpx
 import msgspec
 from httpx_aiohttp import AiohttpTransport
 
+from ..deadline import HEADER, deadline_of, ends_by, header_value
 from ..errors import ModelError, ModelTimeout, ModelUnavailable, StreamBroken, UpstreamError
 from ..money.usage import Meter
 from ..settings import CloudModelSettings, Timeouts
 from ..wire import ChatRequest, Reply, ReplyStream, Usage
 from .completion import is_completion
 from .connections import CleanConnector
-from .retry import parse_retry_after, retry_delay
+from .retry import RetryBudget, parse_retry_after, retry_delay
 from .sse import EventTooLong, SSEParser
 
 T = TypeVar("T")
@@ -57,6 +59,7 @@ class CloudModel:
         self._transport = transport
         self._sleep = sleep
         self._jitter = jitter
+        self.budget = RetryBudget(settings.retries)
         # Connections belong to an event loop; a program may run several, one after the other.
         self._client: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
 
@@ -82,7 +85,7 @@ class CloudModel:
         content = self._content(request, stream=False)
         async with self._total():
             body, retries, billed = await self._retrying(
-                lambda: self._complete_once(request, content), request.meter
+                lambda: self._complete_once(request, content), request.meter, request.deadline
             )
         body["model"] = self.name
         return Reply(body, Usage.of_reply(body), retries, billed_tries=billed)
@@ -93,7 +96,7 @@ class CloudModel:
         deadline = asyncio.get_running_loop().time() + self._settings.timeouts.total
         async with self._total():
             events, retries, billed = await self._retrying(
-                lambda: self._open(request, content, deadline), request.meter
+                lambda: self._open(request, content, deadline), request.meter, request.deadline
             )
         return ReplyStream(events, retries=retries, billed_tries=billed)
 
@@ -103,16 +106,21 @@ class CloudModel:
         Args:
             path: Below the base URL, e.g. `/moderations`.
             content: The body.
-            headers: The caller's; of these only `PASSED_HEADERS` are sent.
+            headers: The caller's; of these only `PASSED_HEADERS` are sent, and what is left of `x-request-timeout`.
         """
-        async with self._total():
-            body, _, _ = await self._retrying(lambda: self._forward_once(path, content, headers))
+        deadline = deadline_of(headers)
+        async with self._total(), ends_by(deadline):
+            body, _, _ = await self._retrying(
+                lambda: self._forward_once(path, content, headers, deadline), deadline=deadline
+            )
         return body
 
     # --- one try ----------------------------------------------------------------------------------------------
 
-    async def _forward_once(self, path: str, content: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
-        response = await self._send(headers, content, path)
+    async def _forward_once(
+        self, path: str, content: bytes, headers: Mapping[str, str], deadline: float | None
+    ) -> dict[str, Any]:
+        response = await self._send(headers, content, deadline, path)
         try:
             body = _decode(await self._read(response))
         finally:
@@ -122,7 +130,7 @@ class CloudModel:
         return body
 
     async def _complete_once(self, request: ChatRequest, content: bytes) -> dict[str, Any]:
-        response = await self._send(request.headers, content)
+        response = await self._send(request.headers, content, request.deadline)
         with _may_be_billed():
             try:
                 body = _decode(await self._read(response))
@@ -133,7 +141,7 @@ class CloudModel:
         return body
 
     async def _open(self, request: ChatRequest, content: bytes, deadline: float) -> _Events:
-        response = await self._send(request.headers, content)
+        response = await self._send(request.headers, content, request.deadline)
         try:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise _faulty(self.name, "it did not stream although a stream was asked for")
@@ -146,15 +154,19 @@ class CloudModel:
         return events
 
     async def _send(
-        self, headers: Mapping[str, str], content: bytes, path: str = "/chat/completions"
+        self,
+        headers: Mapping[str, str],
+        content: bytes,
+        deadline: float | None,
+        path: str = "/chat/completions",
     ) -> httpx.Response:
         """Send, and return the response once its headers are there. Raises for any status but 2xx."""
         timeouts = self._settings.timeouts
+        passed = {name: headers[name] for name in PASSED_HEADERS if _may_pass(headers.get(name))}
+        if deadline is not None:
+            passed[HEADER] = header_value(deadline)
         message = self._http().build_request(
-            "POST",
-            f"{self._settings.base_url}{path}",
-            content=content,
-            headers={name: headers[name] for name in PASSED_HEADERS if _may_pass(headers.get(name))},
+            "POST", f"{self._settings.base_url}{path}", content=content, headers=passed
         )
         async with self._errors(), _within(self.name, timeouts.first_byte, "first_byte"):
             response = await self._http().send(message, stream=True)
@@ -213,14 +225,17 @@ class CloudModel:
     # --- around a try -----------------------------------------------------------------------------------------
 
     async def _retrying(
-        self, attempt: Callable[[], Awaitable[T]], meter: Meter | None = None
+        self, attempt: Callable[[], Awaitable[T]], meter: Meter | None = None, deadline: float | None = None
     ) -> tuple[T, int, int]:
         """Run `attempt` until it succeeds or may not be tried again; the meter is told of each further try.
+
+        No try is waited for that would begin after the deadline (`time.monotonic()` seconds).
 
         Returns:
             Its result, the retries made, and how many tries failed that may be billed. An error carries the same.
         """
         retries = billed = 0
+        self.budget.asked()
         while True:
             try:
                 return await attempt(), retries, billed
@@ -229,7 +244,9 @@ class CloudModel:
                 billed += exc_billed
                 exc.retries, exc.billed_tries = retries, billed
                 delay = retry_delay(exc, retries, self._settings.retries, self._jitter())
-                if delay is None:
+                if delay is None or (deadline is not None and time.monotonic() + delay >= deadline):
+                    raise
+                if not self.budget.takes():
                     raise
                 if meter is not None:
                     meter.tried_again(exc_billed)
@@ -315,6 +332,11 @@ class _Events:
     def __aiter__(self) -> _Events:
         return self
 
+    @property
+    def ready(self) -> bool:
+        """Whether the next event has arrived."""
+        return self._first is not None or bool(self._ready)
+
     async def wait_for_first(self) -> None:
         """Read until there is a chunk.
 
@@ -345,10 +367,11 @@ class _Events:
         await self._response.aclose()
 
     async def _next(self, seconds: float, phase: str) -> bytes:
-        left = self._deadline - asyncio.get_running_loop().time()
-        if left < seconds:
-            seconds, phase = max(left, 0.0), "total"
         while not self._ready:
+            # Anew for each piece: pieces that complete no event could else come for ever.
+            left = self._deadline - asyncio.get_running_loop().time()
+            if left < seconds:
+                seconds, phase = max(left, 0.0), "total"
             async with _translated(self._name, self._timeouts), _within(self._name, seconds, phase):
                 piece = await anext(self._bytes, None)
             if piece is None:
@@ -377,6 +400,14 @@ class _Events:
         self._finished = self._finished or any(choice.finish_reason for choice in seen.choices or ())
         if seen.model == self._name:
             return event
+        return self._renamed(event, seen.model)
+
+    def _renamed(self, event: bytes, model: str | None) -> bytes:
+        """Return a chunk with our name for the model."""
+        # In a string its quotes would be escaped: what is there once is the field, and the rest need not be parsed.
+        field = b'"model":' + msgspec.json.encode(model)
+        if event.count(field) == 1 and event.count(b'"model"') == 1:
+            return event.replace(field, b'"model":' + msgspec.json.encode(self._name))
         chunk = msgspec.json.decode(event)
         chunk["model"] = self._name
         return msgspec.json.encode(chunk)

@@ -1,16 +1,49 @@
-"""When to try again, and after how long: pure functions over values."""
+"""When to try again, after how long, and how often at all."""
 
 from __future__ import annotations
 
 import email.utils
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from ..errors import ModelError, ModelUnavailable, StreamBroken, UpstreamError
+from ..recent import Recent
 from ..settings import Retries
 
 RETRIED_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
+
+# Seconds over which the retries of a model are held against its requests, as in Finagle's RetryBudget.
+BUDGET_WINDOW = 10.0
+
+
+class RetryBudget:
+    """Keeps retries a small share of requests: a server that is overloaded is not sent a multiple of the load.
+
+    Over the last `BUDGET_WINDOW` seconds, at most `retries.budget` per request, but `retries.least` at any rate.
+
+    Attributes:
+        refused: Retries that were not made for it, ever.
+    """
+
+    def __init__(self, retries: Retries, clock: Callable[[], float] = time.monotonic) -> None:
+        self._retries = retries
+        self._recent = Recent(BUDGET_WINDOW, clock)
+        self.refused = 0
+
+    def asked(self) -> None:
+        """Note a request, once whatever its tries."""
+        self._recent.add(1)
+
+    def takes(self) -> bool:
+        """Whether there is room for one more retry; it is counted."""
+        requests, retries = self._recent.counts()
+        if retries < max(self._retries.least, int(self._retries.budget * requests)):
+            self._recent.add(0, 1)
+            return True
+        self.refused += 1
+        return False
 
 
 def retry_delay(error: ModelError, attempt: int, retries: Retries, jitter: float) -> float | None:

@@ -24,7 +24,9 @@ class SSEParser:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        # The beginning of a line that has not ended. It is not searched again, so that a long line takes no more time
+        # than many short ones: an upstream could else keep the whole gateway busy for seconds by one event.
+        self._rest = bytearray()
         self._data: list[bytes] = []
         self._size = 0
         self._begun = False
@@ -35,25 +37,35 @@ class SSEParser:
         Raises:
             EventTooLong: The bytes since the last event are too many.
         """
-        buffer = self._rest + chunk
         if not self._begun:
-            if len(buffer) < len(_BOM) and _BOM.startswith(buffer):
-                self._rest = buffer
+            chunk = self._taken() + chunk
+            if len(chunk) < len(_BOM) and _BOM.startswith(chunk):
+                self._rest += chunk
                 return
-            buffer = buffer.removeprefix(_BOM)
+            chunk = chunk.removeprefix(_BOM)
             self._begun = True
+        if self._rest.endswith(b"\r"):
+            # What follows says which line end it is.
+            del self._rest[-1]
+            chunk = b"\r" + chunk
         start = 0
-        for match in _LINE_END.finditer(buffer):
+        for match in _LINE_END.finditer(chunk):
             # A lone CR at the very end may be the first half of CRLF: wait for what follows.
-            if match.end() == len(buffer) and match[0] == b"\r":
+            if match.end() == len(chunk) and match[0] == b"\r":
                 break
-            event = self._line(buffer[start : match.start()])
+            line = chunk[start : match.start()]
             start = match.end()
+            event = self._line(self._taken() + line if self._rest else line)
             if event is not None:
                 yield event
-        self._rest = buffer[start:]
+        self._rest += chunk[start:]
         if self._size + len(self._rest) > MAX_EVENT_BYTES:
             raise EventTooLong(f"an event has more than {MAX_EVENT_BYTES} bytes")
+
+    def _taken(self) -> bytes:
+        rest = bytes(self._rest)
+        self._rest.clear()
+        return rest
 
     def _line(self, line: bytes) -> bytes | None:
         if not line:

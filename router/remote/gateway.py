@@ -221,6 +221,7 @@ class _RemoteStream:
     def __init__(self, response: httpx.Response, *, counts: bool) -> None:
         self.receipt = Receipt.from_headers(response.headers)
         self.usage: Usage | None = None  # known once a chunk says it
+        self.ready = False
         self._counts = counts
         self._response = response
         self._chunks = self._read()

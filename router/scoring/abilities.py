@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .embedding import FloatArray
+from .inference import logistic
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -46,6 +47,10 @@ class Ability:
         """Return P(success) for skills of shape (K), or (n, K)."""
         odds = np.clip(skills @ self.weights + self.bias, -30, 30)
         return np.asarray(1 / (1 + np.exp(-odds)), np.float32)
+
+    def chance(self, skills: Floats) -> float:
+        """Return P(success) for skills of shape (K): as `success`, faster for one request."""
+        return logistic(float(skills @ self.weights) + self.bias)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""

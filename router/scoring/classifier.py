@@ -14,7 +14,7 @@ moved by the request's difficulty. What the strong head gains over the weak one 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ import numpy.typing as npt
 
 from ..arrays import read_arrays
 from ..errors import SmallfirstError
-from ..trees import TREE_DEPTH
 from .embedding import DIMENSIONS, FloatArray
 from .features import BIGRAM_BUCKETS, FEATURES_HASH, NAMES, Features
+from .inference import Inference, logistic
 
 # Structural columns are standardised, clipped to this many deviations, and weighed against the embedding's.
 CLIP, STRUCTURE_WEIGHT, FOCUS_WEIGHT, CONTEXT_WEIGHT = 4.0, 0.1, 4.0, 2.0
@@ -144,30 +144,31 @@ class Classifier:
     placed_with: IntArray
     prior_mean: FloatArray
     prior_precision: FloatArray
+    # How the arrays are laid out for one request at a time, and the names as a list; not in the file.
+    _one: Inference = field(init=False, repr=False)
+    _names: tuple[list[str], list[str]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        heads = self.heads.tolist()
+        one = Inference(
+            self,
+            weights=((CLIP, STRUCTURE_WEIGHT), FOCUS_WEIGHT, CONTEXT_WEIGHT),
+            compared=(heads.index(WEAK), heads.index(STRONG), GAIN_WEIGHT),
+        )
+        object.__setattr__(self, "_one", one)
+        object.__setattr__(self, "_names", (heads, self.tasks.tolist()))
 
     def predict(self, features: Features) -> Prediction:
-        """Return the probabilities for one request. Pure CPU, about 0.15 ms."""
-        dense = self.dense(features)
-        topics = softmax(dense @ self.topics + self.topic_bias)
-        hardness = difficulty_of(self.scale_of_difficulty, dense, log_length(features.structure))
-        axes = features.focus @ self.axes
-        trees = self._trees(features.structure, axes, hardness)
-        parts = np.stack(
-            (
-                sigmoid(dense @ self.linear + self.bias + self._ngrams(features)),
-                topics @ self.rates,
-                sigmoid(trees[:-1]),
-            ),
-            axis=1,
-        )
-        odds = self.log_odds(parts, topics @ self.covered, hardness, trees[-1])
-        success = sigmoid(odds)
-        tasks = softmax(dense @ self.task_weights + self.task_bias)
+        """Return the probabilities for one request. Pure CPU, about 0.08 ms."""
+        read = self._one.read(features)
+        odds = self._one.log_odds(read, self._ngrams(features).tolist())
+        success = map(logistic, odds)
+        figures = np.array([*odds, read.hardness, *read.tasks], np.float32)
         return Prediction(
-            dict(zip(self.heads.tolist(), success.tolist(), strict=True)),
-            dict(zip(self.tasks.tolist(), tasks.tolist(), strict=True)),
-            float((self.centres @ features.focus).max()),
-            skills(odds, hardness[None], tasks, axes[:SKILL_AXES]),
+            dict(zip(self._names[0], success, strict=True)),
+            dict(zip(self._names[1], read.tasks, strict=True)),
+            read.similarity,
+            np.concatenate((figures, read.axes[:SKILL_AXES] * np.float32(SKILL_SCALE))),
         )
 
     def log_odds(
@@ -215,22 +216,10 @@ class Classifier:
         value: FloatArray = weights @ self.ngrams[at]
         return value / np.float32(length) if length > 0 else value
 
-    def _trees(self, structure: FloatArray, axes: FloatArray, hardness: FloatArray) -> FloatArray:
-        """Log-odds by head from the trees, and the gain: all of them go down one level at a time."""
-        columns = np.concatenate((structure, axes, hardness[None]))
-        tree = np.arange(len(self.split_column))
-        node = np.zeros(len(tree), np.int32)
-        for _ in range(TREE_DEPTH):
-            right = columns[self.split_column[tree, node]] > self.split_at[tree, node]
-            node = 2 * node + 1 + right
-        values = self.leaves[tree, node - (2**TREE_DEPTH - 1)]
-        total = np.bincount(self.tree_head, values, minlength=len(self.heads) + 1)
-        return (total + self.tree_bias).astype(np.float32)
-
     def save(self, path: Path) -> None:
         """Write the arrays; floats in half precision where that loses nothing that matters."""
         arrays: dict[str, npt.NDArray[Any]] = {
-            field.name: getattr(self, field.name) for field in fields(self)
+            field.name: getattr(self, field.name) for field in fields(self) if field.init
         }
         for name in (
             "ngrams",
@@ -260,7 +249,8 @@ class Classifier:
             raise SmallfirstError(
                 f"{path}: not a readable classifier: {exc}. Train one: smallfirst train"
             ) from exc
-        missing = {field.name for field in fields(cls)} - arrays.keys()
+        names = [field.name for field in fields(cls) if field.init]
+        missing = set(names) - arrays.keys()
         if (
             missing
             or arrays.pop("features_hash", np.array([""]))[0] != FEATURES_HASH
@@ -272,7 +262,7 @@ class Classifier:
         for name, array in arrays.items():
             if array.dtype == np.float16:
                 arrays[name] = array.astype(np.float32)
-        return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+        return cls(**{name: arrays[name] for name in names})
 
 
 def _figures(arrays: Mapping[str, npt.NDArray[Any]]) -> int:

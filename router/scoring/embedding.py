@@ -6,6 +6,7 @@ read. A text's vector is the mean of its tokens' vectors, as wordllama computes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -65,6 +66,8 @@ class TokenEmbedding:
 
     def ids(self, text: str) -> IdArray:
         """Return the token ids of a text; empty for an empty one."""
+        if not text:
+            return np.zeros(0, np.int32)
         # Lone surrogates are legal in JSON strings but not in UTF-8, which the tokenizer works on.
         if not text.isascii():
             text = text.encode("utf-8", "replace").decode("utf-8")
@@ -77,7 +80,7 @@ class TokenEmbedding:
         if not len(ids):
             return np.zeros(DIMENSIONS, np.float32)
         weights = np.full(len(ids), 1 / len(ids), np.float32)
-        mean: FloatArray = weights @ self.vectors[ids]
+        mean: FloatArray = weights @ self.vectors.take(ids, axis=0)
         return mean
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
@@ -88,7 +91,7 @@ class TokenEmbedding:
 
 def unit(vector: FloatArray) -> FloatArray:
     """Scale to length 1; zeros stay zeros."""
-    length = float(np.sqrt(vector @ vector))
+    length = math.sqrt(vector @ vector)
     return vector / np.float32(length) if length > 0 else vector
 
 

@@ -138,38 +138,37 @@ class FeatureReader:
 
     def read(self, request: ChatRequest) -> Features:
         """Return the features of a request. Pure CPU; about 0.6 ms for 500 tokens, under 10 ms for any body."""
-        messages = request.fields.messages
-        at = _last_user(messages)
-        text = messages[at].text if at is not None else ""
-        question, examples = _split_examples(text)
-        question = peeled(question)
-        focus_text = _window(question, FOCUS_HEAD, FOCUS_TAIL)
-        context_text = _context(messages, at, examples)
-        focus_ids = self.embedding.ids(focus_text)
-        context_ids = self.embedding.ids(context_text)
-        focus_mean, context_mean = self.embedding.mean(focus_ids), self.embedding.mean(context_ids)
-        focus = unit(focus_mean)
-        unigrams, counts = np.unique(focus_ids, return_counts=True)
-        bigrams, bigram_counts = np.unique(_bigrams(focus_ids), return_counts=True)
-        conversation = _conversation(request, messages)
-        ratio = (len(focus_ids) + len(context_ids)) / max(1, len(focus_text) + len(context_text))
+        cut = _cut(request.fields.messages)
+        focus_ids = self.embedding.ids(cut.focus)
+        context_ids = self.embedding.ids(cut.context)
+        focus = unit(self.embedding.mean(focus_ids))
+        context_mean = self.embedding.mean(context_ids)
+        unigrams, counts = _counted(focus_ids)
+        bigrams, bigram_counts = _counted(_bigrams(focus_ids))
+        conversation = _conversation(request, request.fields.messages)
         values = (
-            *_sizes(focus_ids, context_ids, focus_text),
+            *_sizes(focus_ids, context_ids, cut.focus),
             *conversation.values,
-            *_shape(question, focus_text, few_shot=bool(examples)),
+            *_shape(cut.question, cut.focus, few_shot=cut.few_shot),
             *self._tokens(focus_ids, len(unigrams)),
         )
         return Features(
             structure=np.array(values, dtype=np.float32),
             focus=focus,
             context=unit(focus + unit(context_mean)),
-            unigrams=unigrams.astype(np.int32),
-            unigram_counts=counts.astype(np.float32),
-            bigrams=bigrams.astype(np.int32),
-            bigram_counts=bigram_counts.astype(np.float32),
-            input_tokens=round(conversation.chars * ratio) + conversation.extra_tokens,
+            unigrams=unigrams,
+            unigram_counts=counts,
+            bigrams=bigrams,
+            bigram_counts=bigram_counts,
+            input_tokens=_whole_length(cut, conversation, len(focus_ids) + len(context_ids)),
             focus_tokens=len(focus_ids),
         )
+
+    def input_tokens(self, request: ChatRequest) -> int:
+        """Return `read(request).input_tokens` and read nothing else; in about a third of the time."""
+        cut = _cut(request.fields.messages)
+        tokens = len(self.embedding.ids(cut.focus)) + len(self.embedding.ids(cut.context))
+        return _whole_length(cut, _conversation(request, request.fields.messages), tokens)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -188,15 +187,34 @@ class FeatureReader:
         if not n:
             return [0.0] * (3 + 2 * len(CLASSES))
         ranks = np.log(ids.astype(np.float32) + 1)
-        counts = self._classes[ids].sum(axis=0, dtype=np.float32)
-        high = np.partition(ranks, (9 * n) // 10)[(9 * n) // 10]
+        counts = self._classes.take(ids, axis=0).sum(axis=0, dtype=np.float32)
+        mean = float(np.add.reduce(ranks) / np.float32(n))
+        ranks.partition((9 * n) // 10)
         return (
             distinct / n,
-            float(ranks.mean()),
-            float(high),
+            mean,
+            float(ranks[(9 * n) // 10]),
             *(counts / n).tolist(),
             *np.log1p(counts).tolist(),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """What is read of a conversation's texts: the last question, its window, and the window of what precedes it."""
+
+    question: str
+    focus: str
+    context: str
+    few_shot: bool
+
+
+def _cut(messages: Sequence[Message]) -> _Cut:
+    at = _last_user(messages)
+    question, examples = _split_examples(messages[at].text if at is not None else "")
+    question = peeled(question)
+    focus = _window(question, FOCUS_HEAD, FOCUS_TAIL)
+    return _Cut(question, focus, _context(messages, at, examples), bool(examples))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +222,12 @@ class _Conversation:
     values: tuple[float, ...]
     chars: int
     extra_tokens: int
+
+
+def _whole_length(cut: _Cut, conversation: _Conversation, tokens: int) -> int:
+    """Return the whole prompt's tokens, where what was cut out of it has so many."""
+    ratio = tokens / max(1, len(cut.focus) + len(cut.context))
+    return round(conversation.chars * ratio) + conversation.extra_tokens
 
 
 def _sizes(focus_ids: IdArray, context_ids: IdArray, focus_text: str) -> tuple[float, ...]:
@@ -385,6 +409,19 @@ def _spoken(message: Message) -> str:
 
 
 def _bigrams(ids: IdArray) -> IdArray:
-    pairs = ids[:-1].astype(np.uint32) * np.uint32(2654435761) + ids[1:].astype(np.uint32) * np.uint32(40503)
+    wide = ids.astype(np.uint32)
+    pairs = wide[:-1] * np.uint32(2654435761) + wide[1:] * np.uint32(40503)
     buckets: IdArray = ((pairs ^ (pairs >> np.uint32(15))) % np.uint32(BIGRAM_BUCKETS)).astype(np.int32)
     return buckets
+
+
+def _counted(ids: IdArray) -> tuple[IdArray, FloatArray]:
+    """Return the distinct ids in order and how often each occurs; as `np.unique`, in half of its time."""
+    if not len(ids):
+        return ids, np.zeros(0, np.float32)
+    ordered = np.sort(ids)
+    starts = np.concatenate(([0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1))
+    counts = np.empty(len(starts), np.float32)
+    np.subtract(starts[1:], starts[:-1], out=counts[:-1], casting="unsafe")
+    counts[-1] = len(ids) - starts[-1]
+    return ordered.take(starts), counts

@@ -60,9 +60,12 @@ def peeled(text: str) -> str:
 
 def _is_claim(sentence: str) -> bool:
     """Whether a sentence says nothing of the request."""
-    words = [word.lower() for word in _WORD.findall(sentence)]
-    if any(map(str.isdigit, sentence)):
-        return False
-    return any(word in _CLAIMS for word in words) and all(
-        word in _CLAIMS or word in _FILLER for word in words
-    )
+    claims = False
+    # Most sentences are none, and their first words say so.
+    for match in _WORD.finditer(sentence):
+        word = match[0].lower()
+        if word in _CLAIMS:
+            claims = True
+        elif word not in _FILLER:
+            return False
+    return claims and not any(map(str.isdigit, sentence))

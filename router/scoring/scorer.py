@@ -102,6 +102,10 @@ class Scorer:
         """Read a request. Pure CPU: about 0.6 ms for 500 tokens, bounded for any length."""
         return self.reader.read(request)
 
+    def input_tokens(self, request: ChatRequest) -> int:
+        """Return the `input_tokens` of a request's features; all that is needed of one that names its model."""
+        return self.reader.input_tokens(request)
+
     def score(self, features: Features, models: Mapping[str, Ability]) -> Score:
         """Score a request for the configured models.
 
@@ -117,9 +121,9 @@ class Scorer:
         if _value(features, "log_tool_results") > 0:
             task = "agent"
         return Score(
-            success={name: float(ability.success(prediction.skills)) for name, ability in models.items()},
+            success={name: ability.chance(prediction.skills) for name, ability in models.items()},
             task=cast("TaskKind", task),
-            difficulty=float(self.difficulty(prediction.skills)),
+            difficulty=1 - sum(prediction.success.values()) / len(prediction.success),
             known=self.is_known(features, prediction),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -28,26 +28,40 @@ from .reload import Reload, Reloading, listen_for_hangup
 from .responses import open_store
 
 
-def make_app(gateway: Gateway, *, read_settings: Callable[[], Settings] | None = None) -> ASGIApp:
+def make_app(
+    gateway: Gateway,
+    *,
+    read_settings: Callable[[], Settings] | None = None,
+    settled: Callable[[], None] = lambda: None,
+) -> ASGIApp:
     """Return the proxy over a gateway. Its lifespan loads the models and closes the gateway at the end.
 
     Args:
         gateway: Serves until the settings are read again.
         read_settings: Reads them again, on SIGHUP and `POST /admin/reload`; may block. Default: never.
+        settled: Called when the models are loaded, and when a gateway that was replaced is gone; see `memory`.
     """
     store = open_store(gateway.settings)
     gate = Gate(gateway.settings)
     gateway.access = gate.health
     served = Reloading(
-        gateway, partial(_app_over, store, gate, Dashboard(gate)), read_settings, follow=gate.follow
+        gateway,
+        partial(_app_over, store, gate, Dashboard(gate)),
+        read_settings,
+        follow=gate.follow,
+        retired=settled,
     )
+
+    async def load() -> None:
+        await gateway.load_models()
+        settled()
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
         gateway.start()
         gate.start()
         # In the background: the server answers probes at once, and requests wait for the model they need.
-        loading = asyncio.create_task(gateway.load_models())
+        loading = asyncio.create_task(load())
         stop_listening = listen_for_hangup(served) if read_settings is not None else None
         try:
             yield
@@ -60,7 +74,7 @@ def make_app(gateway: Gateway, *, read_settings: Callable[[], Settings] | None =
             await served.aclose()
             await gate.aclose()
 
-    return Router([], redirect_slashes=False, default=AccessLog(served), lifespan=lifespan)
+    return _Server(AccessLog(served), Router([], lifespan=lifespan))
 
 
 def _app_over(
@@ -87,8 +101,43 @@ def _app_over(
             rate_headers=anthropic_headers if operation.error_body is anthropic_error else openai_headers,
         )
         by_path.setdefault(operation.path, {})[operation.method] = endpoint
-    routes = [Route(path, _Methods(path, endpoints)) for path, endpoints in by_path.items()]
-    return Router([*routes, *dashboard.over(gateway)], redirect_slashes=False, default=_not_found)
+    paths = {path: _Methods(path, endpoints) for path, endpoints in by_path.items()}
+    routes = [Route(path, methods) for path, methods in paths.items()]
+    router = Router([*routes, *dashboard.over(gateway)], redirect_slashes=False, default=_not_found)
+    return _Paths({path: methods for path, methods in paths.items() if "{" not in path}, router)
+
+
+class _Server:
+    """Serves requests by one app, and begins and ends by the lifespan of another."""
+
+    def __init__(self, app: ASGIApp, lifespan: ASGIApp) -> None:
+        self._app = app
+        self._lifespan = lifespan
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._lifespan if scope["type"] == "lifespan" else self._app
+        await app(scope, receive, send)
+
+
+class _Paths:
+    """Looks up paths that have no parameters; all else is the router's.
+
+    Args:
+        fixed: By path.
+        others: A router that has these, too: for an app that is mounted below another one's path.
+    """
+
+    def __init__(self, fixed: Mapping[str, _Methods], others: ASGIApp) -> None:
+        self._fixed = fixed
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = None if scope.get("root_path") else self._fixed.get(scope["path"])
+        if found is None:
+            await self._others(scope, receive, send)
+            return
+        scope["endpoint"] = found
+        await found(scope, receive, send)
 
 
 class _Methods:

@@ -28,9 +28,12 @@ HINT_HEADERS = (
     "x-smallfirst-cache",
     "x-smallfirst-privacy",
     "x-request-id",
+    "x-request-timeout",
     "traceparent",
     "tracestate",
 )
+_HINTS = {name.encode(): name for name in HINT_HEADERS}
+_NO_QUERY = QueryParams()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,9 @@ class Incoming:
     @property
     def hints(self) -> dict[str, str]:
         """The headers that carry hints."""
-        return {name: self.headers[name] for name in HINT_HEADERS if name in self.headers}
+        # Of one that is given twice, the first counts.
+        given = reversed(self.headers.raw)
+        return {_HINTS[name]: value.decode("latin-1") for name, value in given if name in _HINTS}
 
     def only_parameters(self, names: Sequence[str]) -> None:
         """Check the query: a parameter that is misspelt, or given twice, would mean something else than was meant.
@@ -174,7 +179,7 @@ class Endpoint:
         tenant = None if access.key is None else access.key.tenant
         limit = self._gate.settings.limits.max_body_bytes
         try:
-            query = QueryParams(scope["query_string"])
+            query = QueryParams(scope["query_string"]) if scope["query_string"] else _NO_QUERY
             return await self._handler(Incoming(headers, query, tenant, receive, limit, named, access))
         except RequestError as exc:
             return error_response(exc, self.error_body)
@@ -221,6 +226,8 @@ def error_response(exc: RequestError, error_body: ErrorBody = openai_error) -> R
 def header_safe(headers: Mapping[str, str]) -> dict[str, str]:
     """Return headers that any client can read: printable ASCII, the rest replaced."""
     return {
-        name: "".join(char if " " <= char <= "~" else "?" for char in value)
+        name: value
+        if value.isascii() and value.isprintable()
+        else "".join(char if " " <= char <= "~" else "?" for char in value)
         for name, value in headers.items()
     }

@@ -45,6 +45,7 @@ class Reloading:
         make: Makes the app over a gateway; it is also given what reloads.
         read: Reads the settings again; None: there is nothing to read.
         follow: Told of other settings before they are in force; a `SettingsError` of it stops them. May block.
+        retired: Called when nothing of a former gateway is left.
     """
 
     def __init__(
@@ -54,10 +55,12 @@ class Reloading:
         read: Callable[[], Settings] | None,
         *,
         follow: Callable[[Settings], None] = lambda _: None,
+        retired: Callable[[], None] = lambda: None,
     ) -> None:
         self._make = make
         self._read = read
         self._follow = follow
+        self._after_retiring = retired
         self._now = _Generation(gateway, make(gateway, self.reload))
         self._before: list[_Generation] = []
         self._retiring: dict[asyncio.Task[None], _Generation] = {}
@@ -143,6 +146,7 @@ class Reloading:
         self._before.remove(generation)
         living = [self.gateway, *(other.gateway for other in self._before)]
         await retire(generation.gateway, living)
+        self._after_retiring()
 
 
 def listen_for_hangup(served: Reloading) -> Callable[[], object] | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from typing import TypeVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,6 +18,12 @@ from .http import ClientGone, Incoming, header_safe, json_response
 log = logging.getLogger("smallfirst.server")
 
 T = TypeVar("T")
+
+# After so long it is seen to whether a client still waits.
+UNWATCHED_SECONDS = 0.01
+
+# Bytes of events that wait at most for others that have arrived: to make so many takes about half a millisecond.
+MOST_HELD = 4096
 
 
 async def serve(gateway: Gateway, incoming: Incoming, call: Call) -> ASGIApp:
@@ -38,34 +43,48 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
     Raises:
         ClientGone: The client went away first.
     """
-    async with _cancelled_when_gone(receive):
+    with _CancelledWhenGone(receive):
         return await work
 
 
-@contextlib.asynccontextmanager
-async def _cancelled_when_gone(receive: Receive) -> AsyncIterator[None]:
-    """Cancel the body of the `async with` on a disconnect, and raise `ClientGone` in its place."""
-    current = asyncio.current_task()
-    assert current is not None
-    gone = False
+class _CancelledWhenGone:
+    """Cancels the body of the `with` on a disconnect, and raises `ClientGone` in its place.
 
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
+    The watching begins a moment later: most of what is answered at once has no need of a task of its own, and a client
+    that left meanwhile is still gone then. Entered in a task.
+    """
+
+    __slots__ = ("_gone", "_loop", "_receive", "_task", "_timer", "_watcher")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+        self._watcher: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(UNWATCHED_SECONDS, self._begin)
+
+    def _begin(self) -> None:
+        self._watcher = self._loop.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
             pass
-        gone = True
-        current.cancel()
+        self._gone = True
+        self._task.cancel()
 
-    watcher = asyncio.get_running_loop().create_task(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
+    def __exit__(self, kind: type[BaseException] | None, exc: object, where: object) -> None:
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
         # Swallowed only if it was ours: a shutdown must still go through.
-        if gone and current.uncancel() == 0:
+        cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
+        if cancelled and self._gone and self._task.uncancel() == 0:
             raise ClientGone from None
-        raise
-    finally:
-        watcher.cancel()
 
 
 class EventStream:
@@ -82,7 +101,7 @@ class EventStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer."""
         try:
-            async with _cancelled_when_gone(receive):
+            with _CancelledWhenGone(receive):
                 await self._send(send)
         except ClientGone:
             pass
@@ -99,10 +118,13 @@ class EventStream:
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
         feed = self._events.feed
+        # What came with one read goes out with one write.
+        held = b""
         try:
             async for chunk in self._stream:
-                events = feed(chunk)
-                if events:
+                held += feed(chunk)
+                if held and (len(held) >= MOST_HELD or not self._stream.ready):
+                    events, held = held, b""
                     await send({"type": "http.response.body", "body": events, "more_body": True})
             usage = self._stream.usage or UNKNOWN_USAGE
             await self._events.settle(usage)
@@ -112,4 +134,4 @@ class EventStream:
         except Exception as exc:  # the last resort: a bug of ours must not look like a complete answer
             log.error("unexpected %s in a stream", type(exc).__name__)
             last = self._events.error(StreamBroken("An internal error occurred."))
-        await send({"type": "http.response.body", "body": last, "more_body": False})
+        await send({"type": "http.response.body", "body": held + last, "more_body": False})

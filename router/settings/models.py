@@ -145,6 +145,25 @@ class Retries(Section):
     max: int = Field(default=2, ge=0, le=10)
     base_delay: float = Field(default=0.25, ge=0, description="seconds; doubles each time, with full jitter")
     max_delay: float = Field(default=8.0, ge=0, description="seconds; a longer Retry-After is not waited for")
+    budget: float = Field(
+        default=0.1, ge=0, le=10, description="retries of all requests to this model, as a share of these"
+    )
+    least: int = Field(
+        default=10, ge=0, description="retries in 10 seconds that are made whatever the share comes to"
+    )
+
+
+class Breaker(Section):
+    """When a model that fails is left alone, and for how long."""
+
+    failures: int = Field(default=3, ge=1, description="in a row that make it rest")
+    rate: float = Field(
+        default=0.5, gt=0, le=1, description="share of its latest calls that failed, likewise"
+    )
+    window: float = Field(default=30.0, gt=0, description="seconds whose calls are the latest")
+    least_calls: int = Field(default=20, ge=1, description="calls in the window before the share counts")
+    rest: float = Field(default=5.0, gt=0, description="seconds; then one call is let through")
+    max_rest: float = Field(default=60.0, gt=0, description="seconds; it doubles up to this while calls fail")
 
 
 class CloudModelSettings(_ModelSettings):
@@ -164,6 +183,7 @@ class CloudModelSettings(_ModelSettings):
     )
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
+    breaker: Breaker = Breaker()
     max_connections: int = Field(default=1000, ge=1)
     provider: str | None = Field(default=None, description="the price list's provider id, e.g. openai")
 

@@ -7,13 +7,12 @@ The library logs through `logging` and configures nothing; `smallfirst serve` ca
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import logging.handlers
-import queue
+import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -28,6 +27,8 @@ from .labels import code_label
 MOST_WAITING = 10_000
 # How long the end waits for the last lines to be written.
 LAST_SECONDS = 5.0
+# How long a line waits for others, to be written with them.
+GATHERED_SECONDS = 0.02
 
 # What a record of the standard library has of its own; the rest came by `extra`.
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -91,7 +92,12 @@ def request_ended(entry: Entry) -> None:
         "error_code": code_label(entry.error_code) if entry.status == "error" else None,
         "trace_id": entry.trace_id,
     }
-    requests.info("request", extra={name: value for name, value in fields.items() if value is not None})
+    _say(
+        requests,
+        logging.INFO,
+        "request",
+        {name: value for name, value in fields.items() if value is not None},
+    )
 
 
 def code_label_of(entry: Entry) -> str:
@@ -113,9 +119,14 @@ def accessed(method: str, path: str, status: int, *, seconds: float, request_id:
     level = logging.DEBUG if path.startswith(("/health", "/metrics")) else logging.INFO
     if accesses.isEnabledFor(level):
         fields = {"method": method, "path": path, "status": status, "duration_ms": round(seconds * 1000, 3)}
-        accesses.log(
-            level, "access", extra=fields if request_id is None else {**fields, "request_id": request_id}
+        _say(
+            accesses, level, "access", fields if request_id is None else {**fields, "request_id": request_id}
         )
+
+
+def _say(logger: logging.Logger, level: int, message: str, fields: Mapping[str, object]) -> None:
+    """Log as `logger.log` does, but for a look at which line of ours says so: that takes longer than the rest."""
+    logger.handle(logger.makeRecord(logger.name, level, "", 0, message, (), None, extra=fields))
 
 
 @contextmanager
@@ -123,11 +134,10 @@ def write_logs(settings: LogSettings, stream: TextIO) -> Iterator[None]:
     """Write what is logged to a stream, in a thread of its own, until the block ends: ours from the level that is set
     on, other packages' warnings and errors.
     """
-    lines: queue.Queue[logging.LogRecord | None] = queue.Queue(MOST_WAITING)
-    writer = logging.StreamHandler(stream)
+    writer = _Writer(stream)
     writer.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
-    hand_over = _HandOver(lines)
-    listener = _Writing(lines, writer)
+    hand_over = _HandOver()
+    listener = _Writing(hand_over, writer)
     everything, ours = logging.getLogger(), logging.getLogger("smallfirst")
     before = everything.level, ours.level
     everything.addHandler(hand_over)
@@ -152,43 +162,76 @@ def set_level(settings: LogSettings) -> None:
         logging.getLogger("smallfirst").setLevel(settings.level.upper())
 
 
-class _HandOver(logging.handlers.QueueHandler):
-    """Hands records to the writing thread as they are, and drops what finds no room."""
+class _HandOver(logging.Handler):
+    """Hands records to the writing thread as they are (values of ours do not change later, and formatting is left to
+    that thread), and drops what finds no room."""
 
-    def __init__(self, lines: queue.Queue[logging.LogRecord | None]) -> None:
-        super().__init__(lines)
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: deque[logging.LogRecord] = deque()
+        self.arrived = threading.Event()
         self.dropped = 0
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        # Values of ours do not change later; formatting is left to the writing thread.
-        return record
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        try:
-            self.queue.put_nowait(record)
-        except queue.Full:
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record; never waits."""
+        if len(self.waiting) >= MOST_WAITING:
             self.dropped += 1
+            return
+        self.waiting.append(record)
+        if not self.arrived.is_set():
+            self.arrived.set()
 
 
-class _Writing(logging.handlers.QueueListener):
-    """Writes what was handed over. At the end a reader that is stuck is waited for no longer than `LAST_SECONDS`."""
+class _Writer(logging.StreamHandler[TextIO]):
+    """Writes several records at once."""
 
-    def __init__(self, lines: queue.Queue[logging.LogRecord | None], writer: logging.Handler) -> None:
-        super().__init__(lines, writer)
-        self._lines = lines
+    def emit_all(self, records: Iterable[logging.LogRecord]) -> None:
+        """Write lines; where one cannot be made, the others are written."""
+        lines = []
+        for record in records:
+            try:
+                lines.append(self.format(record) + self.terminator)
+            except Exception:  # as every handler does: a line that cannot be made stops nothing
+                self.handleError(record)
+        try:
+            self.stream.write("".join(lines))
+            self.flush()
+        except (OSError, ValueError):  # it was closed
+            self.handleError(_dropped(len(lines)))
 
-    def enqueue_sentinel(self) -> None:
-        """Tell the thread to end, as soon as there is room to say so."""
-        with contextlib.suppress(queue.Full):
-            self._lines.put(None, timeout=LAST_SECONDS)
+
+class _Writing:
+    """Writes in a thread what was handed over: what came within `GATHERED_SECONDS` with one call, as each wakes a
+    thread and takes Python's lock from requests. At the end a reader that is stuck is waited for no longer than
+    `LAST_SECONDS`."""
+
+    def __init__(self, handed: _HandOver, writer: _Writer) -> None:
+        self._handed = handed
+        self._writer = writer
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._write, name="smallfirst-log", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
 
     def stop(self) -> None:
         """Write what is left, and end."""
-        thread = self._thread
-        self.enqueue_sentinel()
-        if thread is not None:
-            thread.join(LAST_SECONDS)
-        self._thread = None
+        self._ending.set()
+        self._handed.arrived.set()
+        self._thread.join(LAST_SECONDS)
+
+    def _write(self) -> None:
+        waiting, arrived = self._handed.waiting, self._handed.arrived
+        while waiting or not self._ending.is_set():
+            arrived.wait()
+            self._ending.wait(GATHERED_SECONDS)
+            arrived.clear()
+            count = len(waiting)
+            # They take up room until they are written.
+            self._writer.emit_all([waiting[at] for at in range(count)])
+            for _ in range(count):
+                waiting.popleft()
 
 
 def _dropped(count: int) -> logging.LogRecord:

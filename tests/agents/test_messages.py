@@ -118,6 +118,7 @@ class Said:
 
     receipt = RECEIPT
     usage: Usage | None = None
+    ready = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         raise NotImplementedError

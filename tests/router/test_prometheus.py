@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from fixtures.local_model import settled
 from fixtures.serving import CLOUD, LOCAL, MakeGateway, MakeSettings, Served
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,7 +22,6 @@ from smallfirst.router.gateway import Gateway
 from smallfirst.router.ledger import AttemptRecord, Entry
 from smallfirst.router.metrics import Metrics
 from smallfirst.router.models.local.model import LocalModel
-from smallfirst.router.models.local.protocol import Stats
 from smallfirst.router.telemetry.labels import CODES
 
 ROOT = Path(__file__).parents[2]
@@ -179,16 +178,6 @@ async def test_who_fails_or_leaves_is_not_in_flight_any_more(make_gateway: MakeG
     await anext(aiter(stream))
     await stream.aclose()
     assert value(gateway.metrics, "smallfirst_requests_in_flight") == 0
-
-
-async def settled(model: LocalModel) -> Stats:
-    """What a model tells once it tells nothing new: it does so about once a second while anything changes."""
-    for _ in range(20):
-        before = model.stats
-        await asyncio.sleep(1.5)
-        if before is not None and model.stats == before and not before.active:
-            return before
-    raise AssertionError("the model did not come to rest")
 
 
 async def test_a_local_model_tells_what_it_does(make_gateway: MakeGateway, local_model: LocalModel) -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from smallfirst.router.errors import ModelError, ModelTimeout, ModelUnavailable, UpstreamError
-from smallfirst.router.models.retry import parse_retry_after, retry_delay
+from smallfirst.router.models.retry import RetryBudget, parse_retry_after, retry_delay
 from smallfirst.router.settings import Retries
 
 RETRIES = Retries(max=3, base_delay=0.5, max_delay=4)
@@ -55,3 +55,41 @@ def test_retry_after_is_honoured_up_to_the_longest_wait() -> None:
 )
 def test_retry_after_is_read_as_seconds_or_date(value: str, seconds: float | None) -> None:
     assert parse_retry_after({"retry-after": value}, NOW) == seconds
+
+
+class Clock:
+    now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_few_retries_are_made_whatever_the_traffic() -> None:
+    budget = RetryBudget(Retries(budget=0.1, least=3), Clock())
+    budget.asked()
+    assert [budget.takes() for _ in range(4)] == [True, True, True, False]
+    assert budget.refused == 1
+
+
+def test_retries_are_at_most_a_tenth_of_the_requests() -> None:
+    budget = RetryBudget(Retries(budget=0.1, least=3), Clock())
+    for _ in range(1000):
+        budget.asked()
+    assert sum(budget.takes() for _ in range(1000)) == 100
+
+
+def test_requests_of_long_ago_give_no_room_for_retries() -> None:
+    clock = Clock()
+    budget = RetryBudget(Retries(budget=0.1, least=0), clock)
+    for _ in range(100):
+        budget.asked()
+    clock.now += 10.5
+    assert not budget.takes()
+
+
+def test_room_for_retries_comes_back_with_time() -> None:
+    clock = Clock()
+    budget = RetryBudget(Retries(budget=0.1, least=1), clock)
+    assert [budget.takes(), budget.takes()] == [True, False]
+    clock.now += 10.5
+    assert budget.takes()

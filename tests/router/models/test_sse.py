@@ -53,3 +53,11 @@ def test_an_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         parse(b"data: " + b"x" * 101)
     with pytest.raises(EventTooLong):
         parse(*[b"data: " + b"x" * 30 + b"\n"] * 4)
+
+
+def test_a_long_line_in_many_pieces_is_read_as_in_one() -> None:
+    parser = SSEParser()
+    for piece in (b"\r", b"\r", b"data: ", *[b"x" * 1000] * 2000, b"\r"):
+        assert list(parser.feed(piece)) == []
+    assert list(parser.feed(b"\n\r\ndata: a\r\r")) == [b"x" * 2_000_000, b"a"][:1]
+    assert list(parser.feed(b"\n")) == [b"a"]
