@@ -6,16 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from .constraints import (
+    is_cramped,
+    local_only,
+    refuse,
+    why_local,
+    why_no_cloud,
+    why_no_local,
+    why_not,
+    without_idle_limit,
+)
 from .policy import Policy
 from .types import Allowance, Attempt, Candidate, Decision, Needs, Refusal, Score
 
-# Room that an answer needs, in tokens, where the caller sets no lower limit.
-OUTPUT_RESERVE = 256
-
 _NOTHING: Mapping[str, Allowance] = MappingProxyType({})
-
-# Why a model cannot take a request that others may send it.
-_NOT_ALLOWED = "key"
 
 
 def decide(
@@ -43,27 +47,55 @@ def decide(
     Returns:
         A plan with at least one attempt, or a refusal that says what would have been needed.
     """
-    needs = _without_idle_limit(needs, candidates)
-    excluded = {c.name: why for c in candidates if (why := _why_not(c, needs, policy)) is not None}
+    decided = _decided(
+        needs, score, policy, candidates, allowances=allowances, tightened=tightened, draw=draw
+    )
+    hedge = policy.hedge(whole=needs.whole)
+    return decided if isinstance(decided, Refusal) or not hedge else _hedged(decided, policy, hedge)
+
+
+def _hedged(decision: Decision, policy: Policy, seconds: float) -> Decision:
+    """Return a decision whose cloud attempts are hedged, where there is anybody to hedge them with."""
+    attempts = list(decision.attempts)
+    others = policy.hedge_same_model
+    for at in reversed(range(len(attempts))):
+        if attempts[at].tier == "cloud":
+            attempts[at] = replace(attempts[at], hedge=seconds if others else 0.0)
+            others = True
+    return replace(decision, attempts=tuple(attempts))
+
+
+def _decided(
+    needs: Needs,
+    score: Score | None,
+    policy: Policy,
+    candidates: Sequence[Candidate],
+    *,
+    allowances: Mapping[str, Allowance],
+    tightened: float,
+    draw: float | None,
+) -> Decision | Refusal:
+    needs = without_idle_limit(needs, candidates)
+    excluded = {c.name: why for c in candidates if (why := why_not(c, needs, policy)) is not None}
     if needs.pinned is not None:
         return _pinned(needs, policy, candidates, excluded)
     able = [c for c in candidates if c.name not in excluded and c.available]
     if not able:
-        return _refuse(needs, policy, candidates, excluded)
+        return refuse(needs, policy, candidates, excluded)
     local = [c for c in able if c.tier == "local"]
     cloud = [c for c in able if c.tier == "cloud"]
-    if _local_only(needs, policy):
+    if local_only(needs, policy):
         code = "pii_local_only" if needs.personal else "privacy_local"
-        choice = _Choice(code, _why_local(needs, policy))
+        choice = _Choice(code, why_local(needs, policy))
         return _plan(_best_first(local, score), choice, policy, score)
     if not cloud:
-        return _without_cloud(local, score, policy, _why_no_cloud(candidates, excluded))
+        return _without_cloud(local, score, policy, why_no_cloud(candidates, excluded))
     reference = _reference(cloud, policy)
     cloud = _cheapest_first(cloud, reference, score, policy)
-    cramped = {c.name: "context" for c in local if _is_cramped(c, needs)}
+    cramped = {c.name: "context" for c in local if is_cramped(c, needs)}
     if len(cramped) == len(local):
         spare = _best_first(local, score) if policy.fallback_to_local else []
-        choice = _Choice(*_why_no_local(candidates, {**excluded, **cramped}))
+        choice = _Choice(*why_no_local(candidates, {**excluded, **cramped}))
         return _plan([*cloud, *spare], choice, policy, score)
     local = [c for c in local if c.name not in cramped]
     if policy.max_quality_loss is None:
@@ -254,16 +286,6 @@ def _task(score: Score) -> str:
     return score.task.replace("_", " ")
 
 
-def _local_only(needs: Needs, policy: Policy) -> bool:
-    return needs.privacy == "local" or policy.privacy == "local"
-
-
-def _why_local(needs: Needs, policy: Policy) -> str:
-    if not needs.personal:
-        return "privacy asks for a local model"
-    return f"'{policy.name}' keeps {' and '.join(needs.personal)} in the house and asks for a local model"
-
-
 def _best_first(local: Sequence[Candidate], score: Score | None) -> list[Candidate]:
     """Order by P(success); the operator's order where it is unknown or equal (sorting is stable)."""
     if score is None or not score.known:
@@ -271,128 +293,12 @@ def _best_first(local: Sequence[Candidate], score: Score | None) -> list[Candida
     return sorted(local, key=lambda c: -score.success.get(c.name, 0.0))
 
 
-def _why_not(candidate: Candidate, needs: Needs, policy: Policy) -> str | None:
-    """Return why a model cannot take the request: `privacy`, `context`, or the missing capability."""
-    if needs.allowed is not None and candidate.name not in needs.allowed:
-        return _NOT_ALLOWED
-    if candidate.tier == "cloud" and _local_only(needs, policy):
-        return "privacy"
-    missing = needs.capabilities - candidate.capabilities
-    if missing:
-        return min(missing)
-    return "context" if needs.input_tokens + _reserved(candidate, needs) > candidate.context_tokens else None
-
-
-def _without_idle_limit(needs: Needs, candidates: Sequence[Candidate]) -> Needs:
-    """Return what a request needs without a limit that no model's answer can reach: it says that there is none."""
-    limit = needs.output_tokens
-    if limit is None or any(limit < candidate.context_tokens for candidate in candidates):
-        return needs
-    return replace(needs, output_tokens=None)
-
-
-def _reserved(candidate: Candidate, needs: Needs) -> int:
-    """Return the room that an answer must have at least."""
-    if needs.output_tokens is None:
-        return OUTPUT_RESERVE
-    if candidate.answer_tokens is None:
-        return needs.output_tokens
-    # One that finds too little room says so, and the next model answers: see `router.escalation`.
-    return min(needs.output_tokens, OUTPUT_RESERVE)
-
-
-def _is_cramped(candidate: Candidate, needs: Needs) -> bool:
-    """Whether an answer may well be cut by the model's context: better to ask another one, where there is one."""
-    expected = candidate.answer_tokens or 0
-    if needs.output_tokens is not None:
-        expected = min(expected, needs.output_tokens)
-    return needs.input_tokens + expected > candidate.context_tokens
-
-
 def _pinned(
     needs: Needs, policy: Policy, candidates: Sequence[Candidate], excluded: dict[str, str]
 ) -> Decision | Refusal:
     target = next(c for c in candidates if c.name == needs.pinned)
     if target.name in excluded:
-        return _refuse(needs, policy, [target], {target.name: excluded[target.name]})
+        return refuse(needs, policy, [target], {target.name: excluded[target.name]})
     return Decision(
         (Attempt(target.name, target.tier),), "the caller named this model", "pinned", policy.name, None
-    )
-
-
-def _why_no_cloud(candidates: Sequence[Candidate], excluded: dict[str, str]) -> tuple[str, str]:
-    clouds = [c for c in candidates if c.tier == "cloud"]
-    if not clouds:
-        return "cloud_not_configured", "no cloud model is configured"
-    if any(c.name not in excluded for c in clouds):
-        return "cloud_down", "the cloud is down"
-    return "cloud_unable", f"no cloud model can take it ({_words(excluded[clouds[0].name])})"
-
-
-def _why_no_local(candidates: Sequence[Candidate], excluded: dict[str, str]) -> tuple[str, str]:
-    locals_ = [c for c in candidates if c.tier == "local"]
-    if not locals_:
-        return "local_not_configured", "no local model is configured"
-    if any(c.name not in excluded for c in locals_):
-        return "local_down", "the local model is not available"
-    return "local_unable", f"the local model cannot take it ({_words(excluded[locals_[0].name])})"
-
-
-def _words(why: str) -> str:
-    if why == _NOT_ALLOWED:
-        return "the key does not allow it"
-    return "too long for its context" if why == "context" else f"needs {why.replace('_', ' ')}"
-
-
-# What to tell the caller's program to change, by the capability that is missing.
-_PARAM = {
-    "tools": "tools",
-    "json_schema": "response_format",
-    "json_object": "response_format",
-    "logprobs": "logprobs",
-    "multiple": "n",
-}
-
-
-def _refuse(
-    needs: Needs, policy: Policy, candidates: Sequence[Candidate], excluded: dict[str, str]
-) -> Refusal:
-    """Say what is missing, by the constraint that would have to give way."""
-    # What the key does not allow is not there for its owner; what else stands in the way is told.
-    candidates = [c for c in candidates if excluded.get(c.name) != _NOT_ALLOWED]
-    if excluded and not candidates:
-        said = "the key allows none of the models that could take it"
-        return Refusal("model_not_allowed", said, policy.name, "model", excluded)
-    excluded = {name: why for name, why in excluded.items() if why != _NOT_ALLOWED}
-    reasons = set(excluded.values())
-    if len(excluded) < len(candidates) or not candidates:
-        return Refusal("no_model_available", "no model that could take it is available", policy.name)
-    if "privacy" in reasons:
-        others = sorted(reasons - {"privacy"})
-        what = f": the local model cannot take it ({_words(others[0])})" if others else ": none is configured"
-        return Refusal(
-            "privacy_local_only",
-            f"{_why_local(needs, policy)}{what}",
-            policy.name,
-            "messages" if needs.personal else "metadata.privacy",
-            excluded,
-        )
-    if "context" in reasons:
-        longest = max(candidates, key=lambda c: c.context_tokens)
-        return Refusal(
-            "context_length_exceeded",
-            f"the conversation has about {needs.input_tokens} tokens and asks for {_reserved(longest, needs)} more; "
-            f"the longest context configured has {longest.context_tokens}",
-            policy.name,
-            "messages",
-            excluded,
-        )
-    missing = sorted(reasons)
-    param = _PARAM.get(missing[0], "messages")
-    return Refusal(
-        "unsupported_capability",
-        f"'{param}' needs a model with {' and '.join(missing)}; none is configured",
-        policy.name,
-        param,
-        excluded,
     )

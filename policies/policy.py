@@ -111,6 +111,24 @@ class Policy(BaseModel):
     fallback_to_local: bool = Field(
         default=True, description="answer locally where the cloud is missing or down, and say so"
     )
+    hedge_after: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds without the beginning of an answer after which the next cloud model is asked as well; "
+        "the answer that begins first is taken, the other call is stopped, and what both cost is booked. Counted "
+        "against the slow model's `retries.budget`. 0: never. See docs/faults.md",
+    )
+    hedge_whole_after: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="the same for answers in one piece, which begin when all of them is written; default: as "
+        "`hedge_after`",
+    )
+    hedge_same_model: bool = Field(
+        default=False, description="where there is no other cloud model, ask the same one a second time"
+    )
 
     @model_validator(mode="after")
     def _off_checks_nothing(self) -> Policy:
@@ -125,6 +143,22 @@ class Policy(BaseModel):
                 f"'cascade: off' checks no answer, but '{asked[0]}' asks for it; leave one of them out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _hedges_after_something(self) -> Policy:
+        if self.hedge_same_model and not (self.hedge_after or self.hedge_whole_after):
+            raise ValueError("'hedge_same_model' does nothing without 'hedge_after'")
+        return self
+
+    def hedge(self, *, whole: bool) -> float:
+        """Return after how many seconds without a beginning another model is asked as well; 0: never.
+
+        Args:
+            whole: Whether the answer is wanted in one piece.
+        """
+        if whole and self.hedge_whole_after is not None:
+            return self.hedge_whole_after
+        return self.hedge_after
 
 
 PRESETS = ("balanced", "thrifty", "quality", "private", "offline")

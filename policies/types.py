@@ -35,6 +35,7 @@ class Needs:
         pinned: A model that the caller named, or None for the policy's choice.
         allowed: The models that the caller may use; None: all.
         personal: What kinds of personal data it holds, where that is why `privacy` is `local`.
+        whole: Whether the answer is wanted in one piece.
     """
 
     input_tokens: int
@@ -44,6 +45,7 @@ class Needs:
     pinned: str | None = None
     allowed: frozenset[str] | None = None
     personal: tuple[PersonalData, ...] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,8 @@ class Attempt:
             for it.
         early: In 0..1; the next attempt's call starts while this one still answers, as soon as the confidence of
             what there is falls under it. 0: never.
+        hedge: Seconds; while it has not begun to answer after them, the next cloud attempt's call starts too, or where
+            there is none a second one to the same model, and the answer that begins first is taken. 0: never.
     """
 
     model: str
@@ -133,6 +137,7 @@ class Attempt:
     valid: bool = False
     sure: bool = False
     early: float = 0.0
+    hedge: float = 0.0
 
     @property
     def checked(self) -> bool:

@@ -98,9 +98,17 @@ class Bounded(ReplyStream):
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
+    @property
+    def ready(self) -> bool:
+        """Whether it is known that the next chunk is there already."""
+        return self._stream.ready
+
     async def __anext__(self) -> bytes:
-        async with _within(max(self._deadline - time.monotonic(), 0.0)):
+        if self._stream.ready:
             chunk = await anext(self._rest, None)
+        else:
+            async with _within(max(self._deadline - time.monotonic(), 0.0)):
+                chunk = await anext(self._rest, None)
         self.confidence, self.cut = self._stream.confidence, self._stream.cut
         if chunk is None:
             raise StopAsyncIteration

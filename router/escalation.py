@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import msgspec
@@ -39,8 +39,7 @@ Watch = Callable[[Confidence | None], None]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """One model asked once, and what its answer is held to.
 
     Attributes:
@@ -57,8 +56,7 @@ class Ask:
     followed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Kept(Generic[T]):
+class Kept(msgspec.Struct, Generic[T], frozen=True):
     """An answer, and what samples beside it took that nobody sees."""
 
     result: T
@@ -138,7 +136,7 @@ class Streamed:
         """See `Form`."""
         if ask.attempt.samples > 1:
             try:
-                return _streamed(await _examined(replace(ask, request=_in_one_piece(ask.request))))
+                return _streamed(await _examined(msgspec.structs.replace(ask, request=_in_one_piece(ask.request))))
             except Rejected as exc:
                 exc.answer = _streamed(exc.answer) if exc.answer is not None else None
                 raise
@@ -419,6 +417,11 @@ class _Resumed(ReplyStream):
             return None
         usage, cut = Usage.of_reply(body), self._stream.cut
         return Reply(body, usage, self.retries, self.confidence, cut, self.billed_tries)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is known that the next chunk is there already."""
+        return bool(self._held) or (self._rest is not None and self._stream.ready)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

@@ -23,6 +23,8 @@ class _Circuit:
         open: Whether it rests, or is being tried after a rest.
         opened_at, rests_until: Of the latest rest.
         tried_at: When a request was let through after it; None: none is under way.
+        told_until: Until when its server asked to be left alone.
+        told_by: The status by which it did.
     """
 
     recent: Recent
@@ -32,6 +34,8 @@ class _Circuit:
     opened_at: float = float("-inf")
     rests_until: float = 0.0
     tried_at: float | None = None
+    told_until: float = 0.0
+    told_by: int = 503
 
 
 class ModelHealth:
@@ -66,9 +70,13 @@ class ModelHealth:
     def available(self, model: str) -> bool:
         """Whether a call to a model would be let through now."""
         circuit = self._circuits.get(model)
-        if circuit is None or not circuit.open:
+        if circuit is None or not (circuit.open or circuit.told_until):
             return True
         now = self._clock()
+        if circuit.told_until > now:
+            return False
+        if not circuit.open:
+            return True
         # A call that never said how it ended must not keep the others out for good.
         lease = self._rule(model).max_rest
         return circuit.rests_until <= now and (circuit.tried_at is None or now - circuit.tried_at > lease)
@@ -85,7 +93,28 @@ class ModelHealth:
     def rest_left(self, model: str) -> float:
         """Return the seconds that a model rests still."""
         circuit = self._circuits.get(model)
-        return 0.0 if circuit is None or not circuit.open else max(0.0, circuit.rests_until - self._clock())
+        if circuit is None:
+            return 0.0
+        until = max(circuit.rests_until, circuit.told_until) if circuit.open else circuit.told_until
+        return max(0.0, until - self._clock())
+
+    def rests(self, model: str, seconds: float, status: int) -> None:
+        """Leave a model alone as its server asks, but no longer than its rests may be. It is no failure.
+
+        Args:
+            model: Its name.
+            seconds: From now on.
+            status: By which the server said so.
+        """
+        circuit = self._circuit(model)
+        until = self._clock() + min(seconds, self._rule(model).max_rest)
+        if until > circuit.told_until:
+            circuit.told_until, circuit.told_by = until, status
+
+    def told_by(self, model: str) -> int | None:
+        """Return the status by which a model's server asked to be left alone, where it did and the time is not over."""
+        circuit = self._circuits.get(model)
+        return circuit.told_by if circuit is not None and circuit.told_until > self._clock() else None
 
     def answering(self, model: str, begun: float | None = None) -> None:
         """Note that an answer began; the model is asked again, but the failures before are not forgotten yet."""
@@ -105,6 +134,8 @@ class ModelHealth:
         circuit = self._circuit(model)
         if _is_stale(circuit, begun):
             return
+        if begun is None:
+            circuit.told_until = 0.0
         circuit.open, circuit.tried_at = False, None
         circuit.failures = circuit.openings = 0
         circuit.recent.add(1)

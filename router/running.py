@@ -2,7 +2,8 @@
 
 While a checked local answer is made and nothing of it is shown, the next attempt's call may start already
 (`Attempt.early`). Its turn comes if the local answer is turned down: then it is waited for as any other. If not, it is
-stopped and booked.
+stopped and booked. So it is with a cloud's answer that does not begin in time (`Attempt.hedge`); but there whichever
+answer begins first is taken, and the other call is the one that is stopped.
 """
 
 from __future__ import annotations
@@ -18,35 +19,23 @@ from smallfirst.policies import Attempt
 
 from .confidence import Confidence
 from .deadline import ends_by
-from .errors import (
-    DeadlineExceeded,
-    InvalidRequest,
-    ModelError,
-    ModelTimeout,
-    ModelUnavailable,
-    RequestError,
-    StreamBroken,
-    UpstreamError,
-)
+from .errors import DeadlineExceeded, ModelError, ModelResting, RequestError
 from .escalation import Ask, Form, Kept, Rejected, Watch
+from .failures import another_may_do_better, asked_to_wait, is_down, refuses_rightly
 from .health import ModelHealth
 from .journey import Journey, outcome_of
 from .ledger import AttemptRecord
 from .ledger.entry import AttemptOutcome
 from .models.base import Model
+from .models.retry import RetryBudget
 from .money.billing import Answered, Billing, metered
 from .money.charge import NO_CHARGE
 from .money.usage import Meter
+from .settings import Retries
 from .wire import Reply, ReplyStream
 
 # Before so many tokens were counted, no call is started early: one odd first word says little.
 EARLY_TOKENS = 4
-
-# Statuses by which a cloud says that our account or settings are wrong: another model may still answer.
-_NOT_THE_CALLERS_FAULT = frozenset({401, 402, 403, 404})
-
-# The code of an error that stands for a call which was not made.
-_RESTING = "model_resting"
 
 T = TypeVar("T")
 
@@ -58,12 +47,20 @@ class Runner:
         models: By name.
         health: Told who answers and who does not.
         billing: Prices what was used.
+        budgets: By model, of what may be asked beside its requests; those that are not there have the usual ones.
     """
 
-    def __init__(self, models: Mapping[str, Model], health: ModelHealth, billing: Billing) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        health: ModelHealth,
+        billing: Billing,
+        budgets: Mapping[str, RetryBudget] | None = None,
+    ) -> None:
         self.models = models
         self.health = health
         self.billing = billing
+        self._budgets = dict(budgets or {})
 
     async def run(self, journey: Journey, form: Form[T]) -> Answered[T]:
         """Ask the models of a journey's plan in order until one answers well enough.
@@ -88,18 +85,38 @@ class Runner:
 
     def learn(self, model: str, error: RequestError | None, begun: float) -> None:
         """Tell the model's health how a call ended that began at `begun`; `error` None: well."""
-        if isinstance(error, ModelUnavailable) and error.code == _RESTING:
+        if isinstance(error, ModelResting):
             return  # it was not made
-        if error is None or _refuses_rightly(error):
+        wait = asked_to_wait(error)
+        if wait is not None and wait > self._budget(model).longest_wait:
+            self.health.rests(model, wait, getattr(error, "status", 503))
+            self.health.released(model, begun)
+        elif error is None or refuses_rightly(error):
             self.health.succeeded(model, begun)
-        elif _is_down(error):
+        elif is_down(error):
             self.health.failed(model, begun)
         else:
             self.health.released(model, begun)
 
+    def resting(self, model: str) -> ModelResting:
+        """Return the error that stands for a call which is not made."""
+        left, told_by = max(self.health.rest_left(model), 1.0), self.health.told_by(model)
+        if told_by is None:
+            message = f"Model '{model}' failed too often lately and is not asked for a while."
+            return ModelResting(message, retry_after=left)
+        message = f"The upstream of model '{model}' asked to be left alone for a while."
+        return ModelResting(message, retry_after=left, status=429 if told_by == 429 else 503)
+
+    def may_hedge(self, model: str) -> bool:
+        """Whether a call may be made beside a slow one of a model; it is counted with the model's retries."""
+        return self._budget(model).takes()
+
+    def _budget(self, model: str) -> RetryBudget:
+        return self._budgets.setdefault(model, RetryBudget(Retries()))
+
 
 class _Ahead(Generic[T]):
-    """The next attempt's call, started before its turn."""
+    """A call in a task of its own: the next attempt's before its turn, or one that another call may overtake."""
 
     def __init__(self, course: _Course[T], at: int) -> None:
         self.attempt = course.attempts[at]
@@ -133,14 +150,14 @@ class _Course(Generic[T]):
 
     async def run(self) -> Answered[T]:
         try:
-            for at in range(len(self.attempts)):
+            at, answered = 0, None
+            # Hedging may add an attempt.
+            while answered is None and at < len(self.attempts):
                 answered = await self._try(at)
-                if answered is not None:
-                    break
+                at += 1
                 if self._failure is not None and isinstance(self._failure[1], DeadlineExceeded):
-                    answered = self._answer_to_spare()
                     break
-            else:
+            if answered is None:
                 answered = self._answer_to_spare()
         except BaseException as exc:
             await self._stop_ahead("cancelled" if isinstance(exc, asyncio.CancelledError) else "unused")
@@ -155,14 +172,12 @@ class _Course(Generic[T]):
         usage_of = partial(self._runner.billing.usage_of, journey)
         model = self._runner.models[attempt.model]
         if not self._runner.health.admits(attempt.model):
-            left = self._runner.health.rest_left(attempt.model)
-            message = f"Model '{attempt.model}' failed too often lately and is not asked for a while."
-            raise ModelUnavailable(message, retry_after=max(left, 1.0), code=_RESTING)
+            raise self._runner.resting(attempt.model)
         followed = at + 1 < len(self.attempts)
         request = journey.request
         if journey.trace is not None:
             request = journey.trace.asking(request, attempt)
-        request = replace(request, meter=meter)
+        request = request.with_meter(meter)
         asked = Ask(model, request, attempt, usage_of, watch, followed)
         if request.deadline is None:
             return await self._form.ask(asked)
@@ -178,10 +193,17 @@ class _Course(Generic[T]):
         attempt, journey = self.attempts[at], self._journey
         waited = begun = time.perf_counter()
         ahead, self._ahead = self._ahead, None
+        # Nobody waits for a call of our own.
+        hedged = attempt.hedge > 0 and journey.kind == "request"
+        if ahead is None and hedged:
+            ahead = _Ahead(self, at)
         meter = Meter() if ahead is None else ahead.meter
         try:
             if ahead is not None:
                 begun = ahead.begun
+                if hedged:
+                    ahead = await self._first_to_begin(ahead, at)
+                    attempt, begun, meter = ahead.attempt, ahead.begun, ahead.meter
                 kept = await ahead.task
             else:
                 kept = await self.ask(at, meter, partial(self._notice, at) if attempt.early else None)
@@ -191,7 +213,7 @@ class _Course(Generic[T]):
         except RequestError as exc:
             journey.model_seconds += time.perf_counter() - waited
             self._failed(attempt, exc, begun, meter)
-            if not _another_may_do_better(exc) and not isinstance(exc, DeadlineExceeded):
+            if not another_may_do_better(exc) and not isinstance(exc, DeadlineExceeded):
                 raise
         except asyncio.CancelledError:
             if ahead is None or ahead.asked:
@@ -232,7 +254,9 @@ class _Course(Generic[T]):
     def _left(self, attempt: Attempt, begun: float, meter: Meter) -> None:
         """Note that the caller left while a model answered."""
         billing = self._runner.billing
-        usage = billing.unseen(self._journey, attempt, meter=meter, tries=1 + meter.billed_tries)
+        usage = billing.unseen(
+            self._journey, attempt, meter=meter, tries=meter.under_way + meter.billed_tries
+        )
         billing.stopped(self._journey, attempt, usage, begun, retries=meter.retries)
 
     def _answer_to_spare(self) -> Answered[T]:
@@ -266,8 +290,46 @@ class _Course(Generic[T]):
         if self._ahead is not None or confidence is None or confidence.tokens < EARLY_TOKENS:
             return
         if confidence.value < self.attempts[at].early:
-            self._journey.early = self.attempts[at + 1]
+            self._journey.early += (self.attempts[at + 1],)
             self._ahead = _Ahead(self, at + 1)
+
+    async def _first_to_begin(self, call: _Ahead[T], at: int) -> _Ahead[T]:
+        """Wait for a call; if its answer does not begin in time, make another one beside it.
+
+        Returns:
+            The call that is over: this one, or the other one where that answered before. Which is not is ahead.
+        """
+        late = call.begun + call.attempt.hedge
+        try:
+            await asyncio.wait({call.task}, timeout=max(0.0, late - time.perf_counter()))
+            other = None if call.task.done() else self._hedge(at)
+            if other is not None:
+                await asyncio.wait({call.task, other.task}, return_when=asyncio.FIRST_COMPLETED)
+                if not call.task.done() and _has_answered(other.task):
+                    self._ahead, self._journey.overtaken = call, call.attempt
+                    return other
+            await asyncio.wait({call.task})
+        except asyncio.CancelledError:
+            call.task.cancel()
+            await asyncio.wait({call.task})
+            raise
+        return call
+
+    def _hedge(self, at: int) -> _Ahead[T] | None:
+        """Ask the next cloud model that is up, or the same one again, where there is one and the budget allows it."""
+        attempt, later = self.attempts[at], self.attempts[at + 1 :]
+        choice = [one for one in later if one.tier == "cloud"]
+        if self._journey.target.policy.hedge_same_model:
+            choice.append(replace(attempt, hedge=0.0))
+        second = next((one for one in choice if self._runner.health.available(one.model)), None)
+        if second is None or not self._runner.may_hedge(attempt.model):
+            return None
+        rest = (one for one in later if one is not second)
+        self.attempts = (*self.attempts[: at + 1], second, *rest)
+        self._journey.early += (second,)
+        self._journey.hedges += (second,)
+        self._ahead = _Ahead(self, at + 1)
+        return self._ahead
 
     async def _settle(self, answered: Answered[T]) -> None:
         """Stop the early call that is not needed; should the caller leave meanwhile, the answer too."""
@@ -291,9 +353,8 @@ class _Course(Generic[T]):
 
     async def _drop(self, ahead: _Ahead[T]) -> None:
         """Stop the answer of an early call that came too late to be stopped before."""
-        task = ahead.task
-        if task.done() and not task.cancelled() and task.exception() is None:
-            await self._form.stop(task.result().result)
+        if _has_answered(ahead.task):
+            await self._form.stop(ahead.task.result().result)
 
     def _book_ahead(self, ahead: _Ahead[T], outcome: AttemptOutcome) -> None:
         """Note an early call that was not needed."""
@@ -315,7 +376,7 @@ class _Course(Generic[T]):
             return
         if failure is not None and not isinstance(failure, Rejected):
             raise failure
-        usage = billing.unseen(self._journey, attempt, meter=ahead.meter)
+        usage = billing.unseen(self._journey, attempt, meter=ahead.meter, tries=ahead.meter.under_way)
         # Stopped: as the meter says.
         tried: Rejected | Reply | ReplyStream | Meter = failure or ahead.meter
         if failure is not None:
@@ -327,31 +388,12 @@ class _Course(Generic[T]):
             if isinstance(kept.result, Reply):
                 found = Answered(kept.result, attempt, ahead.begun, kept.besides, ahead.meter)
                 usage = found.spent(billing.usage_of(self._journey, kept.result))
-            self._runner.health.succeeded(attempt.model, ahead.begun)
+            self._runner.answered(attempt.model, kept.result, ahead.begun)
         else:
             self._runner.health.released(attempt.model, ahead.begun)
         charge = billing.charge_tries(self._journey, attempt, usage, ahead.begun, tried.billed_tries)
         self._journey.note(attempt, outcome, begun=ahead.begun, charge=charge, retries=tried.retries)
 
 
-def _another_may_do_better(exc: RequestError) -> bool:
-    """Whether the next attempt makes sense: not where a cloud found the request itself wrong."""
-    if isinstance(exc, UpstreamError):
-        return exc.transient or exc.status in _NOT_THE_CALLERS_FAULT
-    # A local model refuses what is too long or too odd for it (InvalidRequest); a cloud may take it.
-    return isinstance(exc, (ModelError, InvalidRequest))
-
-
-def _refuses_rightly(exc: RequestError) -> bool:
-    """Whether a cloud answered that the request is wrong: it works."""
-    return isinstance(exc, UpstreamError) and not exc.transient and exc.status not in _NOT_THE_CALLERS_FAULT
-
-
-def _is_down(exc: RequestError) -> bool:
-    if isinstance(exc, DeadlineExceeded):
-        return False
-    if isinstance(exc, UpstreamError):
-        return exc.status >= 500
-    if isinstance(exc, ModelUnavailable):
-        return exc.code != "queue_full"
-    return isinstance(exc, (ModelTimeout, StreamBroken))
+def _has_answered(task: asyncio.Task[Kept[T]]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None

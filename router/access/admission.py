@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from smallfirst.policies.decide import OUTPUT_RESERVE
+from smallfirst.policies.constraints import OUTPUT_RESERVE
 
 from ..errors import ModelNotAllowed, OverLimit
 from ..money.usage import Usage, tier_name
@@ -154,7 +154,7 @@ class Admission:
 
         Its prompt is counted by our tokenizer, its answer is as long as the caller allows; where the caller sets no
         limit, as long as deciding reserves room for. A service tier that the caller asks for counts where it is
-        dearer and its price is known.
+        dearer and its price is known. Where the policy hedges, two models may be asked at once, and both are in it.
         """
         assert self.key is not None
         rules = self.key.rules
@@ -167,16 +167,21 @@ class Admission:
         # Of both names the larger: which of them a server heeds is its own affair.
         longest = max(fields.max_tokens or 0, fields.max_completion_tokens or 0) or OUTPUT_RESERVE
         answer = longest * (fields.n or 1)
+        policy = target.policy
+        hedged = policy.hedge(whole=not fields.stream) and (policy.hedge_same_model or not target.pinned)
+        calls = 2 if hedged else 1
+        tokens = calls * (prompt + answer)
         if not rules.in_usd:
-            return prompt + answer, 0
+            return tokens, 0
         usage = Usage(prompt, answer, cpu_seconds=0.0)
         asked_tier = replace(usage, service_tier=tier_name(request.body.get("service_tier")))
-        costs = [
-            gateway.prices.price(model, each) or 0.0
+        costs = sorted(
+            max(gateway.prices.price(model, each) or 0.0 for each in (usage, asked_tier))
             for model in _asked(gateway, target, grant.models)
-            for each in (usage, asked_tier)
-        ]
-        return prompt + answer, math.ceil(max(costs, default=0.0) * NANO)
+        )
+        if policy.hedge_same_model:
+            costs += costs[-1:]
+        return tokens, math.ceil(sum(costs[-calls:]) * NANO)
 
     async def count(self, gateway: Gateway, *, tokens: int = 0) -> Grant | None:
         """Admit what no chat model is asked for and costs nothing: embeddings, moderation.

@@ -44,13 +44,24 @@ def _deltas(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 class ChunkCollector:
-    """Puts a stream's chunks together to the answer that would have come in one piece."""
+    """Puts a stream's chunks together to the answer that would have come in one piece.
+
+    Attributes:
+        usage: What the last chunk that had some said was used.
+        ending: Whether a choice has ended.
+    """
 
     def __init__(self) -> None:
         self._base: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
         self._broken = False
         self.usage: dict[str, Any] | None = None
+        self.ending = False
+        # What the last chunk had beside its choices, and its choice beside its delta, where both said nothing else.
+        self._head: dict[str, Any] | None = None
+        self._blank: dict[str, Any] | None = None
+        # Pieces of texts that were not added to their messages yet.
+        self._pieces: dict[tuple[int, str], list[str]] = {}
 
     def add(self, chunk: bytes) -> None:
         """Take the next chunk.
@@ -62,24 +73,59 @@ class ChunkCollector:
         if not isinstance(decoded, dict) or decoded.get("error") is not None:
             self._broken = True
             return
+        choices = decoded.pop("choices", None) or ()
+        decoded.pop("obfuscation", None)  # padding against those who measure lengths
+        if not self._adds_text(decoded, choices):
+            self._add(decoded, choices)
+
+    def _adds_text(self, head: dict[str, Any], choices: Any) -> bool:
+        """Take a chunk that does nothing but carry texts on, as nearly all do; False: it does more."""
+        if len(choices) != 1 or head != self._head or not isinstance(choices[0], dict):
+            return False
+        rest = dict(choices[0])
+        index, delta = rest.pop("index", None) or 0, rest.pop("delta", None)
+        if rest != self._blank or not isinstance(delta, dict) or not isinstance(index, int):
+            return False
+        known = self._choices.get(index)
+        if known is None:
+            return False
+        message = known["message"]
+        for key, text in delta.items():
+            if key == "role" or not isinstance(text, str) or not isinstance(message.get(key), str):
+                return False
+        for key, text in delta.items():
+            self._pieces.setdefault((index, key), []).append(text)
+        return True
+
+    def _add(self, head: dict[str, Any], choices: Any) -> None:
+        self._join()
+        usage = head.get("usage")
         # The first value that says something stays: some servers send a first chunk with an empty id and model.
-        for key, value in decoded.items():
-            if (
-                key not in ("choices", "usage")
-                and (value or key not in self._base)
-                and not self._base.get(key)
-            ):
+        for key, value in head.items():
+            if key != "usage" and (value or key not in self._base) and not self._base.get(key):
                 self._base[key] = value
-        if decoded.get("usage") is not None:
-            self.usage = decoded["usage"]
-        for choice in decoded.get("choices") or ():
+        if usage is not None:
+            self.usage = usage
+        for choice in choices:
             if _is_readable(choice):
                 self._add_choice(choice)
             else:
                 self._broken = True
+        self._head = head if usage is None else None
+        self._blank = None
+        if len(choices) == 1 and isinstance(choices[0], dict):
+            rest = {key: value for key, value in choices[0].items() if key not in ("index", "delta")}
+            if all(value is None for value in rest.values()):
+                self._blank = rest
+
+    def _join(self) -> None:
+        for (index, key), pieces in self._pieces.items():
+            self._choices[index]["message"][key] += "".join(pieces)
+        self._pieces.clear()
 
     def body(self) -> dict[str, Any] | None:
         """Return the whole `chat.completion`, or None while a choice has no finish reason yet or where it broke."""
+        self._join()
         if (
             self._broken
             or not self._choices
@@ -94,11 +140,6 @@ class ChunkCollector:
         return body | ({"usage": self.usage} if self.usage is not None else {})
 
     @property
-    def ending(self) -> bool:
-        """Whether a choice has ended."""
-        return any(choice.get("finish_reason") is not None for choice in self._choices.values())
-
-    @property
     def service_tier(self) -> object:
         """What the stream says of the tier that it is served by."""
         return self._base.get("service_tier")
@@ -106,6 +147,7 @@ class ChunkCollector:
     @property
     def text(self) -> str:
         """All text so far, arguments of calls included; for counting tokens."""
+        self._join()
         parts: list[str] = []
         for choice in self._choices.values():
             message = choice["message"]
@@ -125,6 +167,8 @@ class ChunkCollector:
                 known["logprobs"] = _merge_logprobs(known["logprobs"], value)
             elif key not in ("delta", "index") and value is not None:
                 known[key] = value
+        if known.get("finish_reason") is not None:
+            self.ending = True
         _merge(known["message"], choice.get("delta") or {})
 
 

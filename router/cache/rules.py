@@ -66,7 +66,7 @@ def _is_readable(message: object) -> bool:
             arguments = (function.arguments or "").strip()
             if arguments:
                 msgspec.json.decode(arguments.encode(), type=dict)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return False
     return True
 

@@ -9,12 +9,17 @@ if TYPE_CHECKING:
     from ..settings import Settings
     from .base import Model
     from .local.memory import MemoryBudget
+    from .local.sharing import Engines
 
 __all__ = ["make_models"]
 
 
 def make_models(
-    settings: Settings, *, without: Collection[str] = (), budget: MemoryBudget | None = None
+    settings: Settings,
+    *,
+    without: Collection[str] = (),
+    budget: MemoryBudget | None = None,
+    engines: Engines | None = None,
 ) -> dict[str, Model]:
     """Return the configured models by name, but for those `without`. Only classifiers are read already.
 
@@ -22,6 +27,7 @@ def make_models(
         settings: Which models, and where their files are kept.
         without: Names of those that are not made.
         budget: Shared with local models that there are already; default: one of the settings.
+        engines: Where local models' processes come from; default: each starts its own.
 
     Raises:
         SettingsError: A classifier's file is missing or damaged.
@@ -39,7 +45,9 @@ def make_models(
         if spec.name in without:
             continue
         if isinstance(spec, LocalModelSettings):
-            models[spec.name] = LocalModel(spec, models_dir=settings.models_dir, budget=budget)
+            models[spec.name] = LocalModel(
+                spec, models_dir=settings.models_dir, budget=budget, engines=engines
+            )
         elif isinstance(spec, ClassifierSettings):
             models[spec.name] = ClassifierModel(spec)
         else:

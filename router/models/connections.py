@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import Connection
 
 if TYPE_CHECKING:
@@ -36,3 +39,31 @@ class CleanConnector(aiohttp.TCPConnector):
                 return connection
             connection.close()
         raise aiohttp.ClientConnectionError("every connection had unread bytes on it")
+
+
+class TimedResolver(AbstractResolver):
+    """Looks names up within a time: aiohttp begins to time connecting only once the address is known.
+
+    Args:
+        seconds: For each name.
+        resolver: Who looks up; by default the system, in threads.
+    """
+
+    def __init__(self, seconds: float, resolver: AbstractResolver | None = None) -> None:
+        self._seconds = seconds
+        self._resolver = resolver or aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the addresses of a host.
+
+        Raises:
+            OSError: It has none; a `TimeoutError` where nobody said so in time.
+        """
+        async with asyncio.timeout(self._seconds):
+            return await self._resolver.resolve(host, port, family)
+
+    async def close(self) -> None:
+        """Let go of the other one."""
+        await self._resolver.close()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from ..errors import ModelError, ModelUnavailable, StreamBroken, UpstreamError
+from ..errors import ModelError, ModelUnavailable, StreamBroken, UpstreamError, UpstreamUntrusted
 from ..recent import Recent
 from ..settings import Retries
 
@@ -31,6 +31,11 @@ class RetryBudget:
         self._retries = retries
         self._recent = Recent(BUDGET_WINDOW, clock)
         self.refused = 0
+
+    @property
+    def longest_wait(self) -> float:
+        """Seconds that a server may ask to be left alone for and is waited for."""
+        return self._retries.max_delay
 
     def asked(self) -> None:
         """Note a request, once whatever its tries."""
@@ -68,6 +73,9 @@ def retry_delay(error: ModelError, attempt: int, retries: Retries, jitter: float
 def _may_be_retried(error: ModelError) -> bool:
     if isinstance(error, UpstreamError):
         return error.status in RETRIED_STATUSES
+    # Who it should be it will not be a moment later.
+    if isinstance(error, UpstreamUntrusted):
+        return False
     # Nothing of an answer was seen. A timeout is not retried: it has cost the caller enough time already.
     return isinstance(error, (ModelUnavailable, StreamBroken))
 

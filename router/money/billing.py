@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from smallfirst.policies import Attempt
 from smallfirst.policies.types import TaskKind
@@ -25,8 +27,7 @@ T = TypeVar("T")
 NOTHING = Usage()
 
 
-@dataclass(frozen=True, slots=True)
-class Answered(Generic[T]):
+class Answered(msgspec.Struct, Generic[T], frozen=True):
     """What a model answered.
 
     Attributes:
@@ -41,7 +42,7 @@ class Answered(Generic[T]):
     attempt: Attempt
     begun: float
     besides: Usage = NOTHING
-    meter: Meter = field(default_factory=Meter)
+    meter: Meter = msgspec.field(default_factory=Meter)
 
     def spent(self, usage: Usage) -> Usage:
         """Return what was used in all for an answer that itself took `usage`."""

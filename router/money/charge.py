@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from .usage import Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Footprint:
+class Footprint(msgspec.Struct, frozen=True):
     """What a call took of the world. Estimates, all of them; see docs/money.md.
 
     Attributes:
@@ -24,8 +23,7 @@ NO_FOOTPRINT = Footprint(0.0, 0.0)
 UNKNOWN_FOOTPRINT = Footprint()
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(msgspec.Struct, frozen=True):
     """What an attempt took, and what that comes to.
 
     Attributes:

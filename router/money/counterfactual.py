@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast, get_args
+
+import msgspec
 
 from smallfirst.policies.types import TaskKind
 
@@ -23,13 +25,13 @@ if TYPE_CHECKING:
 
 # Stands in a session for a request that the cache answered: the baseline would have been asked.
 _CACHE = "(cache)"
+_TASKS: frozenset[str] = frozenset(get_args(TaskKind))
 
 
 log = logging.getLogger("smallfirst")
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
+class Compared(msgspec.Struct, frozen=True):
     """A request on the baseline.
 
     Attributes:
@@ -77,7 +79,7 @@ class Counterfactual:
             whole: Whether all of the answer is there.
         """
         if journey.compared is None:
-            journey.compared = self._of(journey, model, task if task in get_args(TaskKind) else None, whole)
+            journey.compared = self._of(journey, model, task if task in _TASKS else None, whole)
         return journey.compared
 
     def _of(self, journey: Journey, model: str | None, task: str | None, whole: bool) -> Compared:
@@ -158,7 +160,7 @@ class Counterfactual:
         answers, pairs = earlier
         self._expected.remember(answers)
         for baseline, task, own, other, others in pairs:
-            if self._baseline is not None and baseline == self._baseline.name and task in get_args(TaskKind):
+            if self._baseline is not None and baseline == self._baseline.name and task in _TASKS:
                 self._expected.paired(baseline, cast("TaskKind", task), own=own, other=other, others=others)
 
     def paired(self, journey: Journey, other: str, own: Usage) -> None:

@@ -228,7 +228,10 @@ class ExpectedCost:
                 self._length_of(model, cast("TaskKind", task)).add(tokens)
 
     def _length_of(self, model: str, task: TaskKind) -> Lengths:
-        return self._lengths.setdefault((model, task), Lengths())
+        known = self._lengths.get((model, task))
+        if known is None:
+            known = self._lengths[model, task] = Lengths()
+        return known
 
     def _ratio(self, model: str) -> float:
         tokenizer = self._tokenizers.get(model)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 # A count beyond this is none: no call has so many tokens, and the ledger's columns have 64 bits.
 MOST_TOKENS = 10**12
@@ -57,6 +59,13 @@ class Usage:
         """
         if not isinstance(usage, Mapping):
             return None
+        plain = _plain(usage)
+        if plain is not None:
+            return cls(*plain, service_tier=tier_name(service_tier))
+        return cls._of_any(usage, service_tier)
+
+    @classmethod
+    def _of_any(cls, usage: Mapping[str, Any], service_tier: object) -> Usage | None:
         heard = _details(usage, "prompt_tokens_details", "input_tokens_details")
         said = _details(usage, "completion_tokens_details", "output_tokens_details")
         cached = _most(heard, "cached_tokens") or _most(usage, *_CACHED) or 0
@@ -146,17 +155,24 @@ class Meter:
         cpu_seconds: None until somebody reported.
         input_tokens, cached_tokens, output_tokens: As the engine counted them so far.
         retries, billed_tries: Of a call that may not have ended yet; as a `Reply`'s.
+        under_way: Tries that go on: one, and none while the next one is waited for.
     """
 
     def __init__(self) -> None:
         self.cpu_seconds: float | None = None
         self.input_tokens = self.cached_tokens = self.output_tokens = 0
         self.retries = self.billed_tries = 0
+        self.under_way = 1
 
-    def tried_again(self, billed: int) -> None:
-        """Take note that a try failed and another one follows; `billed`: how many of them may be billed."""
-        self.retries += 1
+    def try_failed(self, billed: int) -> None:
+        """Take note that a try failed and another one is waited for; `billed`: how many of them may be billed."""
         self.billed_tries += billed
+        self.under_way = 0
+
+    def tried_again(self) -> None:
+        """Take note that the next try begins."""
+        self.retries += 1
+        self.under_way = 1
 
     def add(self, cpu_seconds: float, *, prompt: int = 0, cached: int = 0, output: int = 0) -> None:
         """Take note of what was used since the last report. The reports of one meter come from one thread."""
@@ -180,6 +196,50 @@ class Meter:
             estimated=True,
             cpu_seconds=self.cpu_seconds,
         )
+
+
+# --- what nearly all send -----------------------------------------------------------------------------------------
+
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
+
+
+class _Heard(msgspec.Struct, forbid_unknown_fields=True):
+    cached_tokens: _Tokens = 0
+    audio_tokens: Literal[0] = 0
+
+
+class _Said(msgspec.Struct, forbid_unknown_fields=True):
+    reasoning_tokens: _Tokens = 0
+    audio_tokens: Literal[0] = 0
+    accepted_prediction_tokens: _Tokens = 0
+    rejected_prediction_tokens: _Tokens = 0
+
+
+class _Plain(msgspec.Struct, forbid_unknown_fields=True):
+    """OpenAI's `usage` of a text, and nothing besides."""
+
+    prompt_tokens: _Tokens
+    completion_tokens: _Tokens
+    total_tokens: _Tokens
+    prompt_tokens_details: _Heard | None = None
+    completion_tokens_details: _Said | None = None
+
+
+def _plain(usage: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
+    """Return prompt, output, cached and reasoning tokens where a `usage` can be read in one way only, else None.
+
+    It says the same as reading it field by field, at a tenth of the cost.
+    """
+    try:
+        found = msgspec.convert(usage, _Plain)
+    except msgspec.ValidationError:
+        return None
+    prompt, output = found.prompt_tokens, found.completion_tokens
+    cached = 0 if found.prompt_tokens_details is None else found.prompt_tokens_details.cached_tokens
+    said = found.completion_tokens_details
+    reasoning = 0 if said is None else said.reasoning_tokens
+    fits = found.total_tokens == prompt + output > 0 and cached <= prompt and reasoning <= output
+    return (prompt, output, cached, reasoning) if fits else None
 
 
 # --- reading ------------------------------------------------------------------------------------------------------

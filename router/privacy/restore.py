@@ -94,6 +94,11 @@ class RestoredStream(ReplyStream):
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
+    @property
+    def ready(self) -> bool:
+        """Whether it is known that the next chunk is there already."""
+        return not self._ended and self._stream.ready
+
     async def __anext__(self) -> bytes:
         if self._ended:
             raise StopAsyncIteration

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from fixtures.faulty_upstream import Call, FaultyUpstream, OpenHouse, Seen, chunk, healthy, target
@@ -105,12 +106,15 @@ async def test_a_time_that_cannot_be_read_is_refused(open_house: OpenHouse, valu
         ("/messages", {"max_tokens": 9}, ("error", "timeout_error")),
         ("/responses", {"input": "Hi"}, (None, "upstream_error")),
         ("/moderations", {"input": "Hi"}, (None, "upstream_error")),
+        ("/completions", {"prompt": ["Hi", "Ho"]}, (None, "upstream_error")),
+        ("/classify", {"text": ["Hi", "Ho"], "labels": ["yes", "no"]}, (None, "upstream_error")),
     ],
 )
 async def test_every_wire_says_it_in_its_own_form(
     open_house: OpenHouse, path: str, body: dict[str, object], type_: tuple[str | None, str]
 ) -> None:
-    filled = {"model": "big", **({} if "input" in body else {"messages": [USER]}), **body}
+    asked = {} if body.keys() & {"input", "prompt", "text"} else {"messages": [USER]}
+    filled = {"model": "big", **asked, **body}
     async with open_house(timeouts=LONG) as house:
         house.upstream.fault = hangs
         response = await house.client.post(path, json=filled, headers={"x-request-timeout": "0.2"})
@@ -125,6 +129,34 @@ async def test_a_model_in_the_house_is_bound_by_it_too(open_house: OpenHouse) ->
         seen = await house.ask(headers={"x-request-timeout": "0.2"})
     assert (seen.status, seen.code) == (504, "deadline_exceeded")
     assert slow.stopped == 1
+
+
+class SlowEmbedder(Scripted):
+    """Embeds, once it is let."""
+
+    async def embed(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+        self.asked.set()
+        try:
+            await self.wait_before[0].wait()
+        except asyncio.CancelledError:
+            self.stopped += 1
+            raise
+        return [[1.0]] * len(texts), len(texts)
+
+
+async def test_embeddings_are_bound_by_it(open_house: OpenHouse) -> None:
+    let = asyncio.Event()
+    local = LocalModelSettings(name="small", kind="llama", source="file:/nowhere.gguf", embeddings=True)
+    small = SlowEmbedder("small", wait_before={0: let})
+    async with open_house(local, own={"small": small}) as house:
+        body = {"model": "small", "input": ["Hi", "Ho"]}
+        late = await house.client.post("/embeddings", json=body, headers={"x-request-timeout": "0.2"})
+        assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
+        assert small.stopped == 1
+        wrong = await house.client.post("/embeddings", json=body, headers={"x-request-timeout": "soon"})
+        assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "x-request-timeout")
+        let.set()
+        assert (await house.client.post("/embeddings", json=body)).status_code == 200
 
 
 async def test_the_next_target_gets_what_is_left(open_house: OpenHouse) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from fixtures.faulty_upstream import Call, FaultyUpstream, House, OpenHouse, chunk, healthy, target
+from fixtures.faulty_upstream import Call, FaultyUpstream, OpenHouse, Seen, chunk, healthy, target
 from fixtures.scripted_model import Scripted
 
-from smallfirst.router.settings import LocalModelSettings
+from smallfirst.router.models.cloud import CloudModel
+from smallfirst.router.settings import Breaker, LocalModelSettings
 
 BRIEF = {"failures": 2, "rest": 0.3, "max_rest": 30}
 
@@ -22,22 +23,56 @@ async def breaks_off(call: Call) -> bool:
     return False
 
 
-async def rested(house: House) -> None:
-    while house.gateway.health.rest_left("big"):
-        await asyncio.sleep(0.02)
-
-
 async def test_it_is_asked_again_after_a_rest_once_it_has_healed(open_house: OpenHouse) -> None:
     async with open_house(breaker=BRIEF) as house:
         house.upstream.fault = fails
         assert [(await house.ask()).status for _ in range(2)] == [500, 500]
         assert b'smallfirst_model_up{model="big"} 0.0' in house.gateway.metrics.render()
         house.upstream.fault = healthy
-        await rested(house)
+        await house.rested()
         assert [(await house.ask()).status for _ in range(3)] == [200, 200, 200]
         assert b'smallfirst_model_up{model="big"} 1.0' in house.gateway.metrics.render()
         entries = await house.entries(5)
     assert [entry.http_status for entry in entries] == [500, 500, 200, 200, 200]
+
+
+SCALE = 1 / 20
+
+
+async def test_half_a_minute_of_500_costs_a_few_calls_and_then_it_is_asked_as_before(
+    open_house: OpenHouse,
+) -> None:
+    """The usual breaker and an outage of 30 seconds, all twenty times as fast: a second is 50 ms.
+
+    It rests 5, 10 and 20 seconds after its third, fourth and fifth failure, so that it is found to have healed by the
+    call at 35 seconds: the calls at 5 and at 15 seconds fail.
+    """
+    usual = Breaker()
+    times = {name: getattr(usual, name) * SCALE for name in ("rest", "max_rest", "window")}
+    async with open_house(breaker=times) as house:
+        loop = asyncio.get_running_loop()
+        heals_at = loop.time() + 30 * SCALE
+
+        async def fails_for_half_a_minute(call: Call) -> bool:
+            return await (fails(call) if loop.time() < heals_at else healthy(call))
+
+        house.upstream.fault = fails_for_half_a_minute
+        seen: list[Seen] = []
+        while not seen or seen[-1].status != 200:
+            seen.append(await house.ask(stream=bool(len(seen) % 2)))
+            await asyncio.sleep(SCALE)
+        answered_at = loop.time()
+        seen += [await house.ask() for _ in range(3)]
+        entries = await house.entries(len(seen))
+    codes = [one.code for one in seen]
+    assert codes[:3] == ["oh"] * 3
+    assert codes.count("oh") <= 5
+    assert set(codes[3:-4]) <= {"oh", "model_resting"}
+    assert codes[-4:] == [None] * 4
+    assert answered_at >= heals_at
+    # Those that were turned away cost no call.
+    assert len(house.upstream.calls) == len(seen) - codes.count("model_resting")
+    assert [entry.error_code for entry in entries] == codes
 
 
 async def test_one_request_finds_out_whether_it_has_healed(open_house: OpenHouse) -> None:
@@ -45,7 +80,7 @@ async def test_one_request_finds_out_whether_it_has_healed(open_house: OpenHouse
         house.upstream.fault = fails
         for _ in range(2):
             await house.ask()
-        await rested(house)
+        await house.rested()
         asked = len(house.upstream.calls)
         seen = await asyncio.gather(*(house.ask() for _ in range(8)))
         assert sorted(one.status for one in seen) == [500, *[503] * 7]
@@ -61,7 +96,7 @@ async def test_a_caller_who_leaves_does_not_keep_the_others_out(open_house: Open
         house.upstream.fault = fails
         for _ in range(2):
             await house.ask()
-        await rested(house)
+        await house.rested()
         house.upstream.fault = hangs
         leaving = asyncio.ensure_future(house.ask())
         while len(house.upstream.calls) < 3:
@@ -139,3 +174,21 @@ async def test_retries_heal_a_fault_that_passes(open_house: OpenHouse) -> None:
         assert (await house.ask()).status == 200
         (entry,) = await house.entries(1)
     assert [(a.outcome, a.retries) for a in entry.attempts] == [("ok", 1)]
+
+
+async def test_a_caller_who_leaves_while_a_retry_is_waited_for_pays_nothing(open_house: OpenHouse) -> None:
+    async def is_busy(call: Call) -> bool:
+        return await call.json({"error": {"message": "slow down"}}, 429, retry_after=7)
+
+    async with open_house(timeouts={"total": 60}, retries={"max": 2, "max_delay": 8}) as house:
+        house.upstream.fault = is_busy
+        leaving = asyncio.ensure_future(house.ask())
+        big = house.gateway.models["big"]
+        assert isinstance(big, CloudModel)
+        while big.budget._recent.counts() != (1, 1):
+            await asyncio.sleep(0.01)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        (entry,) = await house.entries(1)
+    assert (entry.status, entry.cost_usd) == ("cancelled", 0)
+    assert [(a.outcome, a.retries) for a in entry.attempts] == [("cancelled", 0)]

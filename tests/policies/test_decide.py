@@ -323,3 +323,59 @@ def test_no_plan_ever_breaks_a_hard_constraint(
         assert model.available
         if needs.privacy == "local" or policy.privacy == "local":
             assert model.tier == "local"
+
+
+# --- hedging --------------------------------------------------------------------------------------------------------
+
+SPARE = replace(BIG, name="spare")
+
+
+def hedges(needs: Needs, policy: Policy, *candidates: Candidate, score: Score | None = HARD) -> list[float]:
+    return [attempt.hedge for attempt in attempts(decide(needs, score, policy, candidates))]
+
+
+def test_a_cloud_model_is_hedged_where_another_one_follows() -> None:
+    policy = cascade(hedge_after=2.0)
+    assert hedges(NEEDS, policy, SMALL, BIG, SPARE) == [2.0, 0.0, 0.0]
+    assert hedges(NEEDS, policy, SMALL, BIG) == [0.0, 0.0]
+
+
+def test_it_is_hedged_with_itself_where_the_policy_says_so() -> None:
+    policy = cascade(hedge_after=2.0, hedge_same_model=True)
+    assert hedges(NEEDS, policy, SMALL, BIG, SPARE) == [2.0, 2.0, 0.0]
+    assert hedges(replace(NEEDS, pinned="big"), policy, SMALL, BIG) == [2.0]
+
+
+def test_a_model_that_is_named_is_not_hedged_with_another() -> None:
+    assert hedges(replace(NEEDS, pinned="big"), cascade(hedge_after=2.0), BIG, SPARE) == [0.0]
+
+
+def test_no_local_model_is_hedged() -> None:
+    policy = cascade(hedge_after=2.0, hedge_same_model=True)
+    assert hedges(NEEDS, policy, SMALL, BIG, score=EASY) == [0.0, 2.0]
+    assert hedges(replace(NEEDS, privacy="local"), policy, SMALL, BIG) == [0.0]
+
+
+def test_answers_in_one_piece_may_have_a_time_of_their_own() -> None:
+    whole = replace(NEEDS, whole=True)
+    assert hedges(whole, cascade(hedge_after=2.0), BIG, SPARE) == [2.0, 0.0]
+    assert hedges(whole, cascade(hedge_after=2.0, hedge_whole_after=20), BIG, SPARE) == [20, 0.0]
+    assert hedges(whole, cascade(hedge_after=2.0, hedge_whole_after=0), BIG, SPARE) == [0.0, 0.0]
+    assert hedges(NEEDS, cascade(hedge_whole_after=20), BIG, SPARE) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_hedge_nothing(name: str) -> None:
+    decided = decide(NEEDS, HARD, load_preset(name), [SMALL, BIG, SPARE])
+    assert isinstance(decided, Refusal) or not any(attempt.hedge for attempt in decided.attempts)
+
+
+def test_a_policy_that_hedges_nothing_cannot_name_the_same_model() -> None:
+    with pytest.raises(ValidationError, match="'hedge_same_model' does nothing without 'hedge_after'"):
+        cascade(hedge_same_model=True)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("inf"), float("nan")])
+def test_the_time_to_hedge_after_is_a_number_of_seconds(seconds: float) -> None:
+    with pytest.raises(ValidationError):
+        cascade(hedge_after=seconds)

@@ -96,6 +96,6 @@ class _Written(msgspec.Struct):
 def _read_call(text: str) -> ParsedCall | None:
     try:
         call = msgspec.json.decode(text.strip().encode(), type=_Written)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
     return ParsedCall(call.name, bytes(call.arguments).decode())

@@ -22,6 +22,7 @@ from . import several
 from .memory import MemoryBudget
 from .process import Channel, ModelProcess
 from .protocol import Delta, Done, Load, Operation, Stats
+from .sharing import Engines
 
 # What the process reads of a body; of the rest it knows nothing.
 _SENT = frozenset(ChatFields.__struct_fields__) - {"model", "metadata", "cache", "stream", "stream_options"}
@@ -36,12 +37,19 @@ class LocalModel:
         settings: Which file, and how it is run.
         models_dir: Where fetched files are kept.
         budget: Shared with other local models: who was not used for longest is unloaded where memory is short.
+        engines: Where its process comes from; default: one of its own. Somebody else's come with a budget of theirs.
     """
 
     def __init__(
-        self, settings: LocalModelSettings, *, models_dir: Path, budget: MemoryBudget | None = None
+        self,
+        settings: LocalModelSettings,
+        *,
+        models_dir: Path,
+        budget: MemoryBudget | None = None,
+        engines: Engines | None = None,
     ) -> None:
         self._settings = settings
+        self._engines = engines
         self._models_dir = models_dir
         self._budget = budget or MemoryBudget(None)
         # Guards the process, which several event loops may ask for.
@@ -89,6 +97,10 @@ class LocalModel:
         """What its engine said last, at most about a second ago; None while it is not loaded."""
         process = self._process
         return process.stats if process is not None and process.alive else None
+
+    def share_engines(self, engines: Engines) -> None:
+        """Take the process from somewhere else; call it before it is loaded."""
+        self._engines = engines
 
     async def start(self) -> None:
         """Fetch the file if need be, and load it.
@@ -204,6 +216,7 @@ class LocalModel:
             group=request.tenant if request is not None else "",
             adapter=self._adapter(request),
             meter=request.meter if request is not None else None,
+            waits=waits,
         )
 
     def _adapter(self, request: ChatRequest | None) -> str | None:
@@ -224,7 +237,11 @@ class LocalModel:
                 self._process.close()
                 self._process = None
             load = self._load()
-            self._budget.make_room(self, Path(load.path).stat().st_size + load.cells * _BYTES_A_CELL)
+            size = Path(load.path).stat().st_size + load.cells * _BYTES_A_CELL
+            if self._engines is not None:
+                self._process = self._engines.open(load, size)
+                return
+            self._budget.make_room(self, size)
             self._process = ModelProcess(load, name=self.name)
 
     def _load(self) -> Load:
@@ -243,6 +260,8 @@ class LocalModel:
             max_output_tokens=settings.max_output_tokens,
             system_prompt=settings.system_prompt,
             adapters=adapters,
+            name=self.name,
+            max_queue=settings.max_queue,
         )
 
     def _base(self, kind: str, request: ChatRequest) -> dict[str, Any]:

@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import Any
+from typing import IO, Any, Protocol
 
 from ...errors import InvalidRequest, ModelError, ModelFileError, ModelUnavailable, RequestError
 from ...money.usage import Meter
 from .protocol import (
     Cancel,
+    Closing,
     Delta,
     Done,
     Failed,
@@ -106,27 +107,47 @@ class Channel:
         raise AssertionError("a job ends with its result or an error")
 
 
-class ModelProcess:
-    """One process with one loaded model.
+class Running(Protocol):
+    """A process that a model runs in, and how it is spoken to."""
 
-    Args:
-        load: Which model, and how it is run.
-        name: The model's, for messages.
+    @property
+    def pid(self) -> int:
+        """Its id."""
+        ...
 
-    Raises:
-        ModelFileError: The model cannot be loaded, or its process ended over it.
-    """
+    @property
+    def source(self) -> IO[bytes]:
+        """What it says."""
+        ...
 
-    def __init__(self, load: Load, *, name: str) -> None:
-        self._name = name
-        self._lock = threading.Lock()
-        self._ids = itertools.count(1)
-        self._channels: dict[int, Channel] = {}
-        self._closing = False
-        self.stats = Stats()
+    @property
+    def sink(self) -> IO[bytes]:
+        """What it hears."""
+        ...
+
+    @property
+    def farewell(self) -> ToWorker | None:
+        """What it is told last, where others share it."""
+        ...
+
+    def end(self) -> None:
+        """End it, or let go of it where others share it. Blocks until that is done."""
+        ...
+
+    def ending(self) -> str:
+        """Return how it ended, in words; waits until it has."""
+        ...
+
+
+class _Own:
+    """A process of one's own."""
+
+    farewell = None
+
+    def __init__(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", _WORKER],
-            env={**_THREADS, **os.environ},
+            env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # llama.cpp prints there what it likes, parts of requests too.
@@ -134,9 +155,66 @@ class ModelProcess:
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._source = self._process.stdout
-        self._out: Outbox[ToWorker] = Outbox(self._process.stdin, broken=lambda: None)
-        self._out.put(load)
+        self.pid = self._process.pid
+        self.sink: IO[bytes] = self._process.stdin
+        self.source: IO[bytes] = self._process.stdout
+
+    def end(self) -> None:
+        with contextlib.suppress(OSError):
+            self.sink.close()
+        end(self._process)
+
+    def ending(self) -> str:
+        return words(self._process.wait())
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a model's process."""
+    return {**_THREADS, **os.environ}
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process to end that was told so; kill it where it takes too long."""
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def words(code: int) -> str:
+    """Return how a process ended: its exit status, or the signal's name."""
+    if code >= 0:
+        return f"exit status {code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
+
+
+class ModelProcess:
+    """One process with one loaded model.
+
+    Args:
+        load: Which model, and how it is run.
+        name: The model's, for messages.
+        running: A process that has been told what to load; default: one of its own.
+
+    Raises:
+        ModelFileError: The model cannot be loaded, or its process ended over it.
+    """
+
+    def __init__(self, load: Load, *, name: str, running: Running | None = None) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._ids = itertools.count(1)
+        self._channels: dict[int, Channel] = {}
+        self._closing = False
+        self.stats = Stats()
+        self._running: Running = running or _Own()
+        self._source = self._running.source
+        self._out: Outbox[ToWorker] = Outbox(self._running.sink, broken=lambda: None)
+        if running is None:
+            self._out.put(load)
         self.alive = False
         try:
             self.threads = self._wait_until_ready()
@@ -154,8 +232,8 @@ class ModelProcess:
             raise ModelFileError(message.message)
         if not isinstance(message, Ready):
             raise ModelFileError(
-                f"its process ended while it was loaded ({self._ending()}): the file is damaged, or there is too "
-                "little memory"
+                f"its process ended while it was loaded ({self._running.ending()}): the file is damaged, or there is "
+                "too little memory"
             )
         return message.threads
 
@@ -167,7 +245,7 @@ class ModelProcess:
     @property
     def pid(self) -> int:
         """The process's id."""
-        return self._process.pid
+        return self._running.pid
 
     def submit(
         self,
@@ -178,8 +256,9 @@ class ModelProcess:
         group: str = "",
         adapter: str | None = None,
         meter: Meter | None = None,
+        waits: bool = False,
     ) -> Channel:
-        """Start a job; a chat tells the meter what it takes.
+        """Start a job; a chat tells the meter what it takes. One that `waits` is taken however many wait before it.
 
         Raises:
             ModelUnavailable: The process is gone.
@@ -192,7 +271,7 @@ class ModelProcess:
                 raise self._gone()
             self._channels[job] = channel
         try:
-            self._out.put(Submit(job, operation, body, stream, group, adapter))
+            self._out.put(Submit(job, operation, body, stream, group, adapter, waits))
         except (ValueError, OverflowError) as exc:
             with self._lock:
                 self._channels.pop(job, None)
@@ -211,31 +290,30 @@ class ModelProcess:
         return known is not None
 
     def close(self) -> None:
-        """End the process; what is under way fails. Blocks until it is gone."""
+        """End the process, or leave it to others who share it; what is under way fails. Blocks until that is done."""
         self._closing = True
+        if self._running.farewell is not None:
+            self._out.put(self._running.farewell)
         self._out.close()
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._running.end()
 
     # --- the reading thread -----------------------------------------------------------------------------------
 
     def _read(self) -> None:
         while (frame := read_frame(self._source)) is not None:
             self._pass_on(decode_from_worker(frame))
-        self._process.wait()
+        if not self._closing:
+            self._running.ending()
         with self._lock:
             self.alive = False
             left, self._channels = self._channels, {}
         error = self._gone()
         if not self._closing:
             log.error(
-                "model %s: its process ended (%s); %d jobs failed", self._name, self._ending(), len(left)
+                "model %s: its process ended (%s); %d jobs failed",
+                self._name,
+                self._running.ending(),
+                len(left),
             )
         for channel in left.values():
             channel.put(error)
@@ -255,6 +333,9 @@ class ModelProcess:
         elif isinstance(message, Stats):
             self.stats = message
             return
+        elif isinstance(message, Closing):
+            self._closing = True
+            return
         else:
             return
         if channel is not None:
@@ -264,24 +345,16 @@ class ModelProcess:
         if self._closing:
             return ModelUnavailable(f"Model '{self._name}' was shut down.")
         return ModelUnavailable(
-            f"The process of model '{self._name}' ended unexpectedly ({self._ending()}); the next request starts it "
-            "again.",
+            f"The process of model '{self._name}' ended unexpectedly ({self._running.ending()}); the next request "
+            "starts it again.",
             retry_after=1.0,
             code="local_model_crashed",
         )
-
-    def _ending(self) -> str:
-        code = self._process.wait()
-        if code >= 0:
-            return f"exit status {code}"
-        with contextlib.suppress(ValueError):
-            return signal.Signals(-code).name
-        return f"signal {-code}"
 
 
 def _as_error(failed: Failed) -> RequestError:
     if failed.status == 400:
         return InvalidRequest(failed.message, param=failed.param, code=failed.code)
     if failed.status == 503:
-        return ModelUnavailable(failed.message, code=failed.code)
+        return ModelUnavailable(failed.message, retry_after=failed.retry_after, code=failed.code)
     return ModelError(failed.message, param=failed.param, code=failed.code)

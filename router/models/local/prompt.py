@@ -9,8 +9,9 @@ from typing import Any
 import jinja2
 import msgspec
 
-from ...errors import InvalidRequest, ModelFileError
+from ...errors import InvalidRequest, ModelError, ModelFileError
 from ...wire import ChatRequest, Message
+from .template import ChatTemplate, TooCostly
 
 # Where a piece of a prompt ends: a character for private use, which no text needs.
 _CUT = "\ue000"
@@ -31,12 +32,12 @@ _JSON_PROMPT = "Answer with a JSON object only."
 
 
 class PromptRenderer:
-    """Renders a conversation with a model's own template, in Jinja's sandbox.
+    """Renders a conversation with a model's own template, which can reach nothing; see `template`.
 
     Args:
         metadata: The GGUF's.
         bos, eos: The text of the model's first and last token.
-        special: Names of tokens that are no text. Where a message has one, it stays text.
+        special: Names of tokens that are no text. Where a message, a tool or a schema has one, it stays text.
         system_prompt: For conversations without one; None leaves that to the template.
 
     Raises:
@@ -52,13 +53,11 @@ class PromptRenderer:
         special: Iterable[str] = (),
         system_prompt: str | None,
     ) -> None:
-        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
         template = metadata.get("tokenizer.chat_template")
         if not template:
             raise ModelFileError("the model file has no chat template; use an 'instruct' or 'chat' model")
         try:
-            self._format = Jinja2ChatFormatter(template=template, eos_token=eos, bos_token=bos)
+            self._template = ChatTemplate(template, bos=bos, eos=eos)
         except jinja2.TemplateError as exc:
             raise ModelFileError(f"the model file's chat template is broken: {exc}") from exc
         self._knows_tools = "tools" in template
@@ -70,27 +69,33 @@ class PromptRenderer:
     def render(self, request: ChatRequest) -> list[str]:
         """Return the prompt, in pieces that are to be tokenised apart.
 
-        A user who writes `<|im_end|>` must not end the turn: such names are cut in two.
+        Who writes `<|im_end|>` must not end the turn: such names are cut in two, wherever a caller writes them.
 
         Raises:
             InvalidRequest: The template refuses the conversation (roles out of order, say).
+            ModelError: It takes too long, or makes too much.
         """
         fields = request.fields
         tools = request.body.get("tools") if fields.tools and fields.tool_choice != "none" else None
         messages = [_plain(message, self._knows_tools, self._as_text) for message in fields.messages]
         if self._system_prompt is not None and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self._system_prompt}, *messages]
-        extra = [note for note in (self._tools_note(tools), _format_note(request)) if note]
+        tools = _each_text(tools, self._as_text)
+        extra = [note for note in (self._tools_note(tools), self._as_text(_format_note(request))) if note]
         if extra:
             messages = _with_system(messages, "\n\n".join(extra))
         try:
-            rendered = self._format(messages=messages, tools=tools if self._knows_tools else None)
+            rendered = self._template.render(messages, tools if self._knows_tools else None)
+        except TooCostly as exc:
+            raise ModelError(
+                f"The chat template in the model's file asks for too much: {exc}.", code="template_too_costly"
+            ) from exc
         except (jinja2.TemplateError, ValueError, TypeError) as exc:
             raise InvalidRequest(
                 f"Invalid value for 'messages': the model's chat template refuses them ({type(exc).__name__}).",
                 param="messages",
             ) from exc
-        return str(rendered.prompt).split(_CUT)
+        return rendered.split(_CUT)
 
     def _as_text(self, text: str) -> str:
         return self._special.sub(lambda found: f"{found[0][0]}{_CUT}{found[0][1:]}", text.replace(_CUT, ""))
@@ -102,10 +107,10 @@ class PromptRenderer:
         return _TOOLS_PROMPT.format(tools="\n".join(lines))
 
 
-def _format_note(request: ChatRequest) -> str | None:
+def _format_note(request: ChatRequest) -> str:
     form = request.fields.response_format
     if form is None or form.type == "text":
-        return None
+        return ""
     if form.type == "json_object" or form.json_schema is None:
         return _JSON_PROMPT
     return _SCHEMA_PROMPT.format(schema=msgspec.json.encode(form.json_schema.definition).decode())
@@ -127,14 +132,20 @@ def _plain(message: Message, knows_tools: bool, as_text: Callable[[str], str]) -
         plain: dict[str, Any] = {"role": "tool" if role == "function" else role, "content": text}
         if calls:
             plain["tool_calls"] = [
-                {"type": "function", "function": {"name": call.name, "arguments": _arguments(call.arguments)}}
+                {
+                    "type": "function",
+                    "function": _each_text(
+                        {"name": call.name, "arguments": _arguments(call.arguments)}, as_text
+                    ),
+                }
                 for call in calls
             ]
         return plain
     if role in ("tool", "function"):
         return {"role": "user", "content": f"<tool_response>\n{text}\n</tool_response>"}
     written = [
-        f'<tool_call>\n{{"name": {_json(call.name)}, "arguments": {call.arguments or "{}"}}}\n</tool_call>'
+        f'<tool_call>\n{{"name": {as_text(_json(call.name))}, "arguments": {as_text(call.arguments or "{}")}}}\n'
+        "</tool_call>"
         for call in calls
     ]
     return {"role": role, "content": "\n".join([*([text] if text else []), *written])}
@@ -144,8 +155,19 @@ def _arguments(text: str) -> Any:
     """Templates write arguments as JSON themselves: give them the value, or the text where it is none."""
     try:
         return msgspec.json.decode(text.encode())
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return text
+
+
+def _each_text(value: Any, as_text: Callable[[str], str]) -> Any:
+    """Return a value of JSON with `as_text` of every text in it, names of fields too."""
+    if isinstance(value, str):
+        return as_text(value)
+    if isinstance(value, list):
+        return [_each_text(one, as_text) for one in value]
+    if isinstance(value, dict):
+        return {as_text(name): _each_text(one, as_text) for name, one in value.items()}
+    return value
 
 
 def _json(value: Any) -> str:

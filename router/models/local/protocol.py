@@ -22,6 +22,8 @@ class Load(msgspec.Struct, tag="load", frozen=True):
     Attributes:
         cells: Room for tokens in memory, for all sequences together.
         adapters: LoRA files by name.
+        name: The model's, for messages.
+        max_queue: Where several gateways share the process: jobs of all of them that may wait.
     """
 
     path: str
@@ -33,6 +35,8 @@ class Load(msgspec.Struct, tag="load", frozen=True):
     max_output_tokens: int
     system_prompt: str | None
     adapters: dict[str, str]
+    name: str = ""
+    max_queue: int = 0
 
 
 class Submit(msgspec.Struct, tag="submit", frozen=True):
@@ -43,6 +47,7 @@ class Submit(msgspec.Struct, tag="submit", frozen=True):
         stream: Whether deltas are wanted as they come; else all is in `Done`.
         group: Whose job it is: groups take turns.
         adapter: The LoRA adapter's name, or None.
+        waits: Whether it is taken however many wait before it.
     """
 
     id: int
@@ -51,12 +56,17 @@ class Submit(msgspec.Struct, tag="submit", frozen=True):
     stream: bool = False
     group: str = ""
     adapter: str | None = None
+    waits: bool = False
 
 
 class Cancel(msgspec.Struct, tag="cancel", frozen=True):
     """Gives a job up; nothing more comes of it."""
 
     id: int
+
+
+class Leave(msgspec.Struct, tag="leave", frozen=True):
+    """One of several gateways needs the process no more; the last one's word ends it."""
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
@@ -110,6 +120,11 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     message: str
     param: str | None = None
     code: str | None = None
+    retry_after: float | None = None
+
+
+class Closing(msgspec.Struct, tag="closing", frozen=True):
+    """A process that several gateways share ends as it was told to: its memory is needed, or all of them end."""
 
 
 class Stats(msgspec.Struct, tag="stats", frozen=True):
@@ -131,11 +146,21 @@ class Stats(msgspec.Struct, tag="stats", frozen=True):
     tokens_made: int = 0
 
 
-ToWorker = Load | Submit | Cancel
-FromWorker = Ready | Unusable | Delta | Spent | Done | Failed | Stats
+ToWorker = Load | Submit | Cancel | Leave
+FromWorker = Ready | Unusable | Delta | Spent | Done | Failed | Closing | Stats
 
 decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
 decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
+
+
+def frame_of(message: object) -> bytes:
+    """Return a message as a frame.
+
+    Raises:
+        ValueError, OverflowError: It has something that MessagePack cannot hold.
+    """
+    payload = msgspec.msgpack.encode(message)
+    return _LENGTH.pack(len(payload)) + payload
 
 
 def read_frame(stream: IO[bytes]) -> bytes | None:
@@ -173,8 +198,7 @@ class Outbox(Generic[Message]):
             ValueError, OverflowError: It has something that MessagePack cannot hold: an integer beyond 64 bits, half of
                 a surrogate pair. Nothing is sent.
         """
-        payload = msgspec.msgpack.encode(message)
-        self._frames.put(_LENGTH.pack(len(payload)) + payload)
+        self._frames.put(frame_of(message))
 
     def close(self) -> None:
         """Write what is left, and stop."""

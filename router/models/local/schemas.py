@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import msgspec
 
 # Nested deeper than this, a schema is refused: checking one recurses.
 DEEPEST = 64
+# Each schema in a schema takes a millisecond to check, and each regular expression up to as much again to compile.
+MOST_PARTS, MOST_PATTERNS, LONGEST_PATTERN = 1000, 64, 1000
 
 # Beside these, a list of properties is not the whole story, and closing it would forbid what they allow.
 _COMBINING = frozenset({"allOf", "anyOf", "oneOf", "$ref", "if", "patternProperties", "dependentSchemas"})
@@ -24,21 +27,49 @@ def check_schema(schema: Any) -> None:
     Raises:
         NotASchema: It is not.
     """
-    from jsonschema import SchemaError
     from jsonschema.validators import Draft202012Validator, validator_for
+
+    from .bounded_check import MOST_STEPS_OF_SCHEMA, Steps, TooManySteps, counted
 
     if not isinstance(schema, dict) or not isinstance(schema.get("$schema", ""), str):
         raise NotASchema("expected an object, '$schema' in it a string")
     if _depth(schema) > DEEPEST:
         raise NotASchema(f"nested deeper than {DEEPEST} levels")
+    _check_size(schema)
+    dialect: Any = validator_for(schema, default=Draft202012Validator)
+    steps = Steps(MOST_STEPS_OF_SCHEMA, dialect.FORMAT_CHECKER)
     try:
-        validator_for(schema, default=Draft202012Validator).check_schema(schema)
-    except SchemaError as exc:
-        where = ".".join(str(step) for step in exc.absolute_path)
-        raise NotASchema(f"'{where or 'schema'}' is not valid: {exc.validator}") from exc
+        wrong = next(counted(dialect)(dialect.META_SCHEMA, format_checker=steps).iter_errors(schema), None)
+    except TooManySteps as exc:
+        raise NotASchema("to check it takes too long") from exc
+    except (RecursionError, OverflowError) as exc:
+        raise NotASchema("a regular expression in it cannot be compiled") from exc
+    if wrong is not None:
+        where = ".".join(str(step) for step in wrong.absolute_path)
+        raise NotASchema(f"'{where or 'schema'}' is not valid: {wrong.validator}")
     if any(part.get("enum") == [] for part in _parts(schema)):
         raise NotASchema("an empty 'enum', which no value follows")
     _check_references(schema)
+
+
+def _check_size(schema: Any) -> None:
+    if parts_in(schema) > MOST_PARTS:
+        raise NotASchema(f"more than {MOST_PARTS} schemas are in it")
+    patterns = [pattern for part in _parts(schema) for pattern in _patterns(part)]
+    if len(patterns) > MOST_PATTERNS or any(len(pattern) > LONGEST_PATTERN for pattern in patterns):
+        most = f"{MOST_PATTERNS} regular expressions of {LONGEST_PATTERN} characters"
+        raise NotASchema(f"more than {most} are in it")
+
+
+def parts_in(schema: Any) -> int:
+    """Return how many schemas there are in a schema, itself included; of more than `MOST_PARTS`, one more."""
+    return sum(1 for _ in islice(_parts(schema), MOST_PARTS + 1))
+
+
+def _patterns(part: dict[str, Any]) -> list[str]:
+    pattern, by_pattern = part.get("pattern"), part.get("patternProperties")
+    found = list(by_pattern) if isinstance(by_pattern, dict) else []
+    return [*found, pattern] if isinstance(pattern, str) else found
 
 
 def _check_references(schema: Any) -> None:
@@ -103,16 +134,24 @@ def has_pattern(schema: Any) -> bool:
 
 
 def follows(value: str, schema: Mapping[str, Any]) -> bool:
-    """Whether a JSON text follows a schema. References are looked up inside it alone, never fetched."""
+    """Whether a JSON text follows a schema, as far as that can be told in a reasonable time.
+
+    References are looked up inside it alone, never fetched.
+    """
     from jsonschema import ValidationError
     from jsonschema.validators import Draft202012Validator, validator_for
     from referencing import Registry
     from referencing.exceptions import Unresolvable
 
-    validator = validator_for(schema, default=Draft202012Validator)
+    from .bounded_check import Steps, TooManySteps, counted
+
+    validator = counted(validator_for(schema, default=Draft202012Validator))
     try:
         registry: Any = Registry()
-        validator(schema, registry=registry).validate(msgspec.json.decode(value.encode()))
+        decoded = msgspec.json.decode(value.encode())
+        validator(schema, registry=registry, format_checker=Steps()).validate(decoded)
+    except TooManySteps:
+        return True
     except (msgspec.DecodeError, ValidationError, Unresolvable, RecursionError, OverflowError):
         return False
     return True

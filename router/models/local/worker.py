@@ -18,7 +18,7 @@ from ...errors import ModelFileError, RequestError
 from .deciding import calling_of
 from .engine import ContextOptions, Engine, Grammars, NativeModel
 from .likeness import Likeness
-from .operations import Operations
+from .operations import Operations, Put
 from .protocol import (
     Cancel,
     Failed,
@@ -51,15 +51,15 @@ def main() -> None:
     load = decode_to_worker(first)
     assert isinstance(load, Load), "the first message says what to load"
     try:
-        operations, engine = _load(load, out)
+        operations, engine = load_model(load, out.put)
     except Exception as exc:  # whatever it is, who waits for the model must hear of it
         out.put(Unusable(str(exc) if isinstance(exc, ModelFileError) else f"{type(exc).__name__}: {exc}"))
         out.close()
         return
     out.put(Ready(operations.threads))
-    _Reporter(engine, out.put)
+    Reporter(engine, out.put)
     while (frame := read_frame(source)) is not None:
-        _take(decode_to_worker(frame), operations, out)
+        take(decode_to_worker(frame), operations, out.put)
     # The gateway is gone, or wants the memory back: nobody waits for an answer, and the system frees all at once.
     os._exit(0)
 
@@ -71,7 +71,12 @@ def _pipes() -> tuple[IO[bytes], IO[bytes]]:
     return sys.stdin.buffer, sink
 
 
-def _load(load: Load, out: Outbox[FromWorker]) -> tuple[Operations, Engine]:
+def load_model(load: Load, put: Put) -> tuple[Operations, Engine]:
+    """Load a model; what is to be said about its jobs is handed to `put`, from several threads.
+
+    Raises:
+        ModelFileError: It cannot be loaded.
+    """
     model = NativeModel(Path(load.path), ContextOptions(load.cells, load.threads, load.gpu_layers))
     for name, path in load.adapters.items():
         model.add_adapter(name, Path(path))
@@ -80,12 +85,12 @@ def _load(load: Load, out: Outbox[FromWorker]) -> tuple[Operations, Engine]:
     likeness = Likeness()
     threading.Thread(target=_prepare, args=(model, grammars, likeness), daemon=True).start()
     engine = Engine(model, parallel=load.parallel)
-    operations = Operations(load, engine, grammars, likeness, out.put)
+    operations = Operations(load, engine, grammars, likeness, put)
     engine.start()
     return operations, engine
 
 
-class _Reporter:
+class Reporter:
     """Tells the gateway what the engine does, as long as that changes.
 
     The engine says it between two steps, so that nobody waits for it; while it rests nothing is sent.
@@ -129,17 +134,18 @@ def _prepare(model: NativeModel, grammars: Future[Grammars], likeness: Likeness)
         likeness.read()
 
 
-def _take(message: ToWorker, operations: Operations, out: Outbox[FromWorker]) -> None:
+def take(message: ToWorker, operations: Operations, put: Put) -> None:
+    """Do as a message says; a job that cannot be begun has failed."""
     if isinstance(message, Cancel):
         operations.cancel(message.id)
     elif isinstance(message, Submit):
         try:
             operations.begin(message)
         except RequestError as exc:
-            out.put(Failed(message.id, exc.status, exc.message, exc.param, exc.code))
+            put(Failed(message.id, exc.status, exc.message, exc.param, exc.code))
         except Exception as exc:  # a job's failure is that job's alone
             text = f"The local model failed ({type(exc).__name__})."
-            out.put(Failed(message.id, 502, text, code="local_model_failed"))
+            put(Failed(message.id, 502, text, code="local_model_failed"))
 
 
 if __name__ == "__main__":

@@ -51,6 +51,38 @@ def test_collecting_a_replay_gives_the_answer_back(
     assert collected(whole).body() == msgspec.json.decode(msgspec.json.encode(whole))
 
 
+pieces = st.tuples(
+    st.integers(0, 1),
+    st.sampled_from(["content", "reasoning_content"]),
+    text,
+    st.fixed_dictionaries(
+        {},
+        optional={"usage": st.just({"prompt_tokens": 1}), "obfuscation": text, "created": st.integers(1, 2)},
+    ),
+)
+
+
+@given(said=st.lists(pieces, max_size=12))
+def test_texts_grow_in_order_whatever_comes_between_them(
+    said: list[tuple[int, str, str, dict[str, Any]]],
+) -> None:
+    collector = ChunkCollector()
+    grown: dict[tuple[int, str], str] = {}
+    for index, key, piece, more in said:
+        choice = {"index": index, "delta": {key: piece}, "logprobs": None, "finish_reason": None}
+        collector.add(msgspec.json.encode({"id": "c", "choices": [choice], **more}))
+        grown[index, key] = grown.get((index, key), "") + piece
+    assert sorted(collector.text.split("\n")) == sorted("\n".join(grown.values()).split("\n"))
+    assert not collector.ending
+    for index in {index for index, _ in grown}:
+        last = {"index": index, "delta": {}, "logprobs": None, "finish_reason": "stop"}
+        collector.add(msgspec.json.encode({"id": "c", "choices": [last]}))
+    whole = collector.body()
+    told = {} if whole is None else {each["index"]: each["message"] for each in whole["choices"]}
+    assert {(index, key): told[index][key] for index, key in grown} == grown
+    assert collector.usage == ({"prompt_tokens": 1} if any("usage" in more for *_, more in said) else None)
+
+
 def test_text_is_replayed_in_pieces() -> None:
     message = {"role": "assistant", "content": "One two three four five six. " * 4 + "a" * 100}
     pieces = [chunk["choices"][0]["delta"].get("content") for chunk in to_chunks(body(message))]

@@ -180,6 +180,18 @@ async def test_an_upstream_error_keeps_its_status_and_its_body(
     assert (caught.value.status, caught.value.body()) == (400, {"error": error})
 
 
+@pytest.mark.parametrize("depth", [5, 500, 900])
+async def test_an_upstream_error_keeps_its_status_however_deep_it_is(
+    cloud: LoopbackCloud, make: MakeModel, depth: int
+) -> None:
+    nested = b"[" * depth + b"]" * depth
+    cloud.enqueue(lc.raw(b'{"error": {"message": "too hot", "param": %s}}' % nested, code=400))
+    with pytest.raises(UpstreamError) as caught:
+        await make().complete(request())
+    assert caught.value.status == 400
+    assert json.dumps(caught.value.body())
+
+
 async def test_a_refused_key_does_not_read_as_if_it_were_the_callers(
     cloud: LoopbackCloud, make: MakeModel
 ) -> None:
@@ -215,8 +227,28 @@ async def test_a_whole_reply_to_a_stream_request_is_the_upstreams_fault(
     cloud: LoopbackCloud, make: MakeModel
 ) -> None:
     cloud.enqueue(*[lc.raw(b"{}")] * 3)
-    with pytest.raises(UpstreamError, match="did not stream"):
+    with pytest.raises(UpstreamError, match="did not stream") as caught:
         await make().stream(request(stream=True))
+    # It had the prompt each time, and answered with no error.
+    assert (caught.value.retries, caught.value.billed_tries) == (2, 3)
+
+
+@pytest.mark.parametrize(("body", "billed"), [(None, 0), (b"{", 1)], ids=["an error", "a broken answer"])
+async def test_time_that_ends_while_a_retry_is_waited_for_costs_no_further_try(
+    cloud: LoopbackCloud, body: bytes | None, billed: int
+) -> None:
+    cloud.enqueue(lc.status(500) if body is None else lc.raw(body))
+    waits = Retries(max=1, base_delay=60, max_delay=60)
+    times = Timeouts(total=1)
+    settings = CloudModelSettings(
+        name="big", kind="openai", base_url=cloud.base_url, retries=waits, timeouts=times
+    )
+    model = CloudModel(settings, jitter=lambda: 1.0)
+    with pytest.raises(ModelTimeout, match=r"'timeouts\.total'") as caught:
+        await model.complete(request())
+    await model.aclose()
+    assert (caught.value.retries, caught.value.billed_tries) == (0, billed)
+    assert len(cloud.requests) == 1
 
 
 async def test_nobody_listening_is_unavailable(make: MakeModel) -> None:

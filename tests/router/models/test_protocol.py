@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 from smallfirst.router.models.local.protocol import (
     Cancel,
+    Closing,
     Delta,
     Done,
     Failed,
     FromWorker,
+    Leave,
     Load,
     Outbox,
     Ready,
@@ -38,6 +40,7 @@ TO_WORKER: list[ToWorker] = [
     Submit(1, "chat", {"messages": [{"role": "user", "content": "Grüße 🎉"}], "x": [1.5, None, True]}),
     Submit(2, "embed", {"input": ["a", ""]}, True, "tenant", "german"),
     Cancel(1),
+    Leave(),
 ]
 FROM_WORKER: list[FromWorker] = [
     Ready(2),
@@ -46,6 +49,7 @@ FROM_WORKER: list[FromWorker] = [
     Spent(1, 0.25, 10, 4, 3),
     Done(1, {"vectors": [[0.25, -1.0]]}),
     Failed(2, 400, "no", "input[0]", "empty"),
+    Closing(),
     Stats(active=1, cells=64),
 ]
 

@@ -4,7 +4,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from smallfirst.router.errors import ModelError, ModelTimeout, ModelUnavailable, UpstreamError
+from smallfirst.router.errors import (
+    ModelError,
+    ModelTimeout,
+    ModelUnavailable,
+    UpstreamError,
+    UpstreamUntrusted,
+)
 from smallfirst.router.models.retry import RetryBudget, parse_retry_after, retry_delay
 from smallfirst.router.settings import Retries
 
@@ -26,6 +32,7 @@ def test_the_wait_doubles_with_jitter_until_the_tries_are_used_up(attempt: int, 
         (UpstreamError("", status=400), False),
         (UpstreamError("", status=401), False),
         (ModelUnavailable("refused"), True),
+        (UpstreamUntrusted("expired"), False),
         (ModelTimeout("slow"), False),
     ],
 )

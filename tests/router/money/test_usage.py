@@ -229,6 +229,23 @@ def test_what_was_read_is_told_to_clients_as_it_was_read(wire: dict[str, Any]) -
         assert Usage.from_wire(usage.to_wire()) == usage
 
 
+few = st.integers(0, 4)
+usual_usage = st.fixed_dictionaries(
+    {"prompt_tokens": few, "completion_tokens": few, "total_tokens": st.integers(0, 10)},
+    optional={
+        "prompt_tokens_details": st.none()
+        | st.fixed_dictionaries({}, optional={"cached_tokens": few, "audio_tokens": few}),
+        "completion_tokens_details": st.none()
+        | st.fixed_dictionaries({}, optional={"reasoning_tokens": few, "audio_tokens": few}),
+    },
+)
+
+
+@given(wire=usual_usage)
+def test_what_says_nothing_changes_no_reading(wire: dict[str, Any]) -> None:
+    assert Usage.from_wire({**wire, "unheard_of": None}) == Usage.from_wire(wire)
+
+
 def test_a_sum_is_an_estimate_where_a_part_is_one() -> None:
     parts = Usage(1, 2, 1, 1, service_tier="flex", cpu_seconds=0.5), Usage(10, 20, estimated=True)
     assert total(*parts) == Usage(11, 22, 1, 1, estimated=True, service_tier="flex", cpu_seconds=0.5)

@@ -1,6 +1,7 @@
 """An answer has the originals wherever a model can put them, whole or streamed."""
 
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smallfirst.router.cache import ChunkCollector
+from smallfirst.router.deadline import Bounded
 from smallfirst.router.privacy.placeholders import Placeholders
 from smallfirst.router.privacy.restore import RestoredStream, restored_body
 from smallfirst.router.wire import ReplyStream
@@ -140,6 +142,35 @@ async def test_what_is_held_back_goes_out_before_something_else_begins() -> None
 async def test_what_is_held_back_at_the_end_goes_out_with_the_finish_reason() -> None:
     out = await streamed([chunk({"content": "a <EMAIL_1"}), chunk({}, "stop")])
     assert out[-1]["choices"][0]["delta"] == {"content": "<EMAIL_1"}
+
+
+async def test_it_is_known_what_has_arrived() -> None:
+    class Arriving:
+        """Has one chunk now, and one later."""
+
+        def __init__(self) -> None:
+            self.given = 0
+
+        @property
+        def ready(self) -> bool:
+            return self.given < 1
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return self
+
+        async def __anext__(self) -> bytes:
+            self.given += 1
+            return json.dumps(chunk({"content": "a"})).encode()
+
+    stream = RestoredStream(ReplyStream(Arriving()), ORIGINALS, json=False)
+    known = [stream.ready]
+    await anext(aiter(stream))
+    known.append(stream.ready)
+    assert known == [True, False]
+    bounded = Bounded(RestoredStream(ReplyStream(Arriving()), ORIGINALS, json=False), time.monotonic() + 60)
+    assert bounded.ready
+    await anext(aiter(bounded))
+    assert not bounded.ready
 
 
 async def test_a_stream_that_does_not_say_that_it_ends_loses_nothing() -> None:

@@ -1,0 +1,148 @@
+"""Checks JSON against a schema for a bounded time: the schema is the caller's, and a few hundred bytes of references to
+references, or one regular expression, can keep a validator busy for years.
+
+Imported where `jsonschema` is needed, and not before.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from typing import Any
+
+import attrs
+from jsonschema import FormatChecker
+from jsonschema.validators import extend
+
+# Keywords that are looked at, in all: a few microseconds each. A schema itself takes up to a hundred for each in it.
+MOST_STEPS, MOST_STEPS_OF_SCHEMA = 20_000, 200_000
+# Equal values are looked for by comparing each with each, where they have no order.
+_EACH_WITH_EACH = "uniqueItems"
+# Of a regular expression, in tries of a character: tens of nanoseconds each.
+_MOST_TRIES = 10_000_000
+# Repetitions of at most so many are none that grow.
+_FEW = 16
+
+
+class TooManySteps(Exception):
+    """The check was given up."""
+
+
+class Steps(FormatChecker):
+    """What is left of one check's steps. It goes where a checker of formats goes.
+
+    Args:
+        left: How many there are.
+        formats: That are checked; default: none.
+    """
+
+    checkers = {}  # noqa: RUF012 - as in the class above
+
+    def __init__(self, left: int = MOST_STEPS, formats: FormatChecker | None = None) -> None:
+        super().__init__(())
+        if formats is not None:
+            self.checkers = formats.checkers
+        self.left = left
+
+    def take(self, count: int) -> None:
+        """Take steps.
+
+        Raises:
+            TooManySteps: There are not so many left.
+        """
+        self.left -= count
+        if self.left < 0:
+            raise TooManySteps
+
+
+@lru_cache(maxsize=16)
+def counted(validator: Any) -> Any:
+    """Return a validator's class whose keywords take steps of the `Steps` in its `format_checker`."""
+    keywords = {name: partial(_counted, name, check) for name, check in validator.VALIDATORS.items()}
+    made: Any = extend(validator, keywords)  # type: ignore[no-untyped-call]
+    evolve = made.evolve
+
+    def evolve_counted(self: Any, **changes: Any) -> Any:
+        # A schema inside another one may name a dialect; that one's own class would count nothing.
+        evolved = evolve(self, **changes)
+        if isinstance(evolved, made):
+            return evolved
+        dialect: Any = type(evolved)
+        values = {of.alias: getattr(evolved, of.name) for of in attrs.fields(dialect) if of.init}
+        return counted(dialect)(**values)
+
+    made.evolve = evolve_counted
+    return made
+
+
+def _counted(
+    name: str, check: Callable[..., Any], validator: Any, value: Any, instance: Any, schema: Any
+) -> Iterator[Any]:
+    steps: Steps = validator.format_checker
+    if name == _EACH_WITH_EACH and isinstance(instance, list):
+        steps.take(len(instance) // 10 if _ordered(instance) else len(instance) ** 2 // 10)
+    steps.take(1 + len(value) // 10 if isinstance(value, (list, dict)) else 1)
+    if name == "pattern" and isinstance(instance, str) and isinstance(value, str):
+        found = [(value, instance)]
+    elif name == "patternProperties" and isinstance(instance, dict):
+        found = [(pattern, key) for pattern in value for key in instance]
+    else:
+        found = []
+    if any(tries(pattern, len(text)) > _MOST_TRIES for pattern, text in found):
+        # Not looked at. The grammar by which the answer was made has it, but for JSON's escapes.
+        return
+    yield from check(validator, value, instance, schema) or ()
+
+
+def _ordered(values: list[Any]) -> bool:
+    """Whether values can be sorted, so that equal ones stand side by side."""
+    kinds = {type(value) for value in values}
+    return kinds <= {str} or kinds <= {int, float}
+
+
+def tries(pattern: str, length: int) -> float:
+    """Return about how many tries a regular expression takes at worst for a text of a length; `inf` for very many.
+
+    Each repetition is tried at every length, from every place; where one is repeated itself (`(a+)+`), in every way to
+    cut the text.
+    """
+    nested, count = _kind(pattern)
+    return 2.0**length if nested and length < 64 else math.inf if nested else float(length) ** (count + 1)
+
+
+@lru_cache(maxsize=256)
+def _kind(pattern: str) -> tuple[bool, int]:
+    """Return whether a regular expression repeats repetitions, and how many it has."""
+    from re import _parser  # type: ignore[attr-defined]  # no other way to see what is repeated
+
+    try:
+        parsed = _parser.parse(pattern)
+    except (re.error, RecursionError, OverflowError):
+        return True, 0
+    deepest, count = _repetitions(parsed)
+    return deepest > 1, count
+
+
+def _repetitions(parsed: Any) -> tuple[int, int]:
+    """Return how deep repetitions stand in each other, and how many there are."""
+    deepest = count = 0
+    for what, of in parsed:
+        name = str(what)
+        if name == "GROUPREF":
+            deepest = 2
+        repeats = name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT") and of[1] > _FEW
+        inner = [_repetitions(part) for part in _subpatterns(of)]
+        deepest = max(deepest, int(repeats) + max((depth for depth, _ in inner), default=0))
+        count += int(repeats) + sum(number for _, number in inner)
+    return deepest, count
+
+
+def _subpatterns(of: Any) -> Iterator[Any]:
+    """Yield the patterns in what a part of a regular expression is made of."""
+    if hasattr(of, "getwidth"):
+        yield of
+    elif isinstance(of, (tuple, list)):
+        for inner in of:
+            yield from _subpatterns(inner)
