@@ -32,7 +32,9 @@ from .ledger.report import Report, report_of
 from .metrics import Metrics
 from .models import make_models
 from .models.base import Embedder, Model
+from .models.cloud import CloudModel
 from .models.local.memory import MemoryBudget
+from .models.local.model import LocalModel
 from .money.billing import Billing
 from .money.counterfactual import Counterfactual
 from .money.expected import ExpectedCost
@@ -59,6 +61,8 @@ from .wire import ChatRequest
 
 if TYPE_CHECKING:
     from .access.gate import AccessHealth
+    from .models.local.sharing import Engines
+    from .server.bounds import Load
     from .sync import SyncGateway
 
 
@@ -117,6 +121,7 @@ class Gateway:
         base_url: str | None = None,
         api_key: str | None = None,
     ) -> None:
+        self._engines: Engines | None = None if predecessor is None else predecessor._engines
         self.settings = settings or _settings_from_environment()
         before = predecessor
         self.health: ModelHealth = ModelHealth(_breakers(self.settings)) if before is None else before.health
@@ -132,6 +137,8 @@ class Gateway:
         self._serve(lot, before)
         # Set by a server: what readiness and metrics say of its keys and limits.
         self.access: Callable[[], AccessHealth] | None = None if before is None else before.access
+        # Likewise: what metrics say of its load.
+        self.load: Callable[[], Load] | None = None if before is None else before.load
         self._started = False
         self.model_states = dict.fromkeys(self.models, "not loaded")
         # Whose states these are.
@@ -143,7 +150,9 @@ class Gateway:
         )
         self._given: dict[str, Model] = dict(given or {}) if before is None else before._given
         kept = {} if before is None else models_still_good(before, self.settings)
-        made = make_models(self.settings, without={*self._given, *kept}, budget=self._memory)
+        made = make_models(
+            self.settings, without={*self._given, *kept}, budget=self._memory, engines=self._engines
+        )
         self.own_models: dict[str, Model] = {**kept, **made}
         self.models: dict[str, Model] = {**self.own_models, **self._given}
 
@@ -182,7 +191,12 @@ class Gateway:
         self.ratings: Feedback = (
             before.ratings
             if before is not None and before.drift is self.drift
-            else Feedback(self.ledger, self.drift, settings.drift)
+            else Feedback(
+                self.ledger,
+                self.drift,
+                settings.drift,
+                elsewhere=2 * settings.ledger.flush_interval if settings.server.workers > 1 else 0.0,
+            )
         )
         records = Records(self.ledger, self.metrics, self.telemetry)
         self.shadow = Shadow(
@@ -194,11 +208,12 @@ class Gateway:
             keep=records.keep,
             paired=self.counterfactual.paired,
         )
+        budgets = {name: m.budget for name, m in self.models.items() if isinstance(m, CloudModel)}
         self.serving: Serving = Serving(
             routing=self.routing,
             screener=self.screener,
             reuse=self.reuse,
-            runner=Runner(asked, self.health, self.billing),
+            runner=Runner(asked, self.health, self.billing, budgets),
             billing=self.billing,
             counterfactual=self.counterfactual,
             shadow=self.shadow,
@@ -207,6 +222,13 @@ class Gateway:
             ),
             lot=lot or (Lots() if before is None else before.serving.lot),
         )
+
+    def share_engines(self, engines: Engines) -> None:
+        """Take local models' processes from somewhere else, for good; see `processes`. Call it before one is loaded."""
+        self._engines = engines
+        for model in self.own_models.values():
+            if isinstance(model, LocalModel):
+                model.share_engines(engines)
 
     @property
     def cache(self) -> Cache | None:

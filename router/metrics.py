@@ -103,6 +103,12 @@ class Metrics:
             "model",
             "outcome",
         )
+        self._hedges = self._counters(
+            "smallfirst_hedges_total",
+            "Calls beside one that had not begun to answer in time, by outcome (ok: began first; unused: did not)",
+            "model",
+            "outcome",
+        )
 
     def read_from(self, gauges: Gauges) -> None:
         """Read other gauges from now on: the settings were read again."""
@@ -137,7 +143,9 @@ class Metrics:
         if entry.status == "error":
             self._errors(code_label(entry.error_code)).inc()
         for attempt in entry.attempts:
-            if attempt.early:
+            if attempt.hedge:
+                self._hedges(attempt.model, attempt.outcome).inc()
+            elif attempt.early:
                 self._early(attempt.model, attempt.outcome).inc()
             if attempt.outcome == "discarded":
                 self._escalations(attempt.model, attempt.error_code or "unsure").inc()
@@ -161,6 +169,10 @@ class Metrics:
             self._cost(model).inc(attempt.cost_usd)
         if attempt.retries:
             self._retries(model).inc(attempt.retries)
+
+    def collect(self) -> Iterable[Metric]:
+        """Return what `render` shows."""
+        return _Shown(self._registry).collect()
 
     def render(self) -> bytes:
         """Return the metrics in Prometheus's text format."""

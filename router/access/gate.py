@@ -45,7 +45,7 @@ class AccessHealth:
 
     Attributes:
         keys: Whether the store of keys could be read last; where not, nobody learns of a key that was revoked.
-        limiter: Where limits are counted: `local` or `redis`.
+        limiter: Where limits are counted: `local`, `shared` (by the parent of several processes) or `redis`.
         limits: Whether that answers.
     """
 
@@ -211,7 +211,7 @@ def open_limiter(settings: Settings, clock: Callable[[], float] = time.time) -> 
         url.get_secret_value(),
         timeout=limits.timeout,
         refuse=limits.when_down == "refuse",
-        replicas=limits.replicas,
+        replicas=limits.replicas * settings.server.workers,
         clock=clock,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from ..ledger.private import make_private
 from ..ledger.store import open_store as open_ledger
 from ..settings import Settings
 from .keys import VirtualKey
@@ -178,9 +178,8 @@ class SqliteKeyStore:
 
     def _write(self, write: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Made here and not by SQLite, so that nobody else can read it.
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+            make_private(self.path)
             connection = sqlite3.connect(self.path)
             try:
                 connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")

@@ -15,6 +15,7 @@ from .bench_cache import cache
 from .bench_gateway import gateway
 from .bench_ledger import ledger
 from .bench_local import local
+from .bench_soak import soak
 
 
 @click.group()
@@ -26,6 +27,7 @@ bench.add_command(cache)
 bench.add_command(gateway)
 bench.add_command(ledger)
 bench.add_command(local)
+bench.add_command(soak)
 
 
 @bench.command()

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import msgspec
 
-NAMES = ("smallfirst", "floor", "floor-aiohttp", "floor-pyreqwest", "floor-granian", "litellm", "portkey")
+NAMES = ("smallfirst", "floor", "floor-httpx", "floor-pyreqwest", "floor-granian", "litellm", "portkey")
 DEPTHS = ("quick", "short", "full")
 
 
@@ -21,7 +21,7 @@ DEPTHS = ("quick", "short", "full")
     "names",
     multiple=True,
     type=click.Choice(NAMES),
-    help="Measure this one. Repeatable.  [default: all but floor-pyreqwest and floor-granian]",
+    help="Measure this one. Repeatable.  [default: all but floor-httpx, floor-pyreqwest and floor-granian]",
 )
 @click.option("--short", "depth", flag_value="short", help="One short round: a first idea.")
 @click.option(

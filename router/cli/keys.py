@@ -176,6 +176,7 @@ def _table(found: list[VirtualKey], spent: Mapping[str, Spent], now: float) -> N
     from rich.table import Table
 
     from ..access.spent import Spent
+    from ..ledger.render import plain
 
     if not found:
         click.echo("no keys; `smallfirst keys create --tenant NAME` makes one", err=True)
@@ -188,10 +189,10 @@ def _table(found: list[VirtualKey], spent: Mapping[str, Spent], now: float) -> N
         table.add_row(
             key.id,
             f"{key.shown}…",
-            key.tenant,
-            key.name or "",
+            plain(key.tenant),
+            plain(key.name or ""),
             key.state(now),
-            _limits(key.rules),
+            plain(_limits(key.rules)),
             f"{used.requests_day}, ${used.usd_day:.4f}",
             f"{used.requests}, ${used.usd:.4f}",
             _time(key.last_used) or "never",

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from smallfirst.policies import Decision
+from smallfirst.policies import Attempt, Decision
 
 from ..settings import Settings
 
@@ -46,8 +46,21 @@ def _show(decision: Decision) -> None:
     if len(decision.attempts) > 1:
         when = "if its answer is not good enough" if decision.mode == "cascade" else "if it fails"
         click.echo(f"then, {when}: {', '.join(attempt.model for attempt in decision.attempts[1:])}")
+    for attempt in decision.attempts:
+        if attempt.hedge:
+            click.echo(
+                f"hedged: {_hedged_with(decision, attempt)}, where {attempt.model} has not begun to answer "
+                f"after {attempt.hedge:g} s"
+            )
     if decision.score is not None:
         score = decision.score
         chances = ", ".join(f"{name} {chance:.2f}" for name, chance in score.success.items())
         known = "" if score.known else "; unlike anything measured"
         click.echo(f"score: {score.task}, difficulty {score.difficulty:.2f}, P(right): {chances}{known}")
+
+
+def _hedged_with(decision: Decision, attempt: Attempt) -> str:
+    """Say who is asked besides: the next cloud model, else the same one."""
+    later = decision.attempts[decision.attempts.index(attempt) + 1 :]
+    other = next((one.model for one in later if one.tier == "cloud"), None)
+    return f"{attempt.model} again" if other is None else other

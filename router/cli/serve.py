@@ -5,11 +5,13 @@ from __future__ import annotations
 import ipaddress
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
 from ..access.gate import has_keys
 from ..errors import SettingsError
+from ..processes.source import Given, Options, apply, read_given
 from ..settings import LocalModelSettings, Settings
 
 
@@ -18,42 +20,42 @@ from ..settings import LocalModelSettings, Settings
 @click.option("--port", type=click.IntRange(0, 65535), help="Port.  [default: server.port, 4100]")
 @click.option("--policy", help="The policy behind `auto`.  [default: policy, balanced]")
 @click.option(
+    "--workers", type=click.IntRange(1, 256), help="Processes that serve.  [default: server.workers, 1]"
+)
+@click.option(
     "--insecure-no-keys",
     is_flag=True,
     help="Serve other machines without any key: whoever reaches the port spends your money.",
 )
-@click.pass_obj
+@click.pass_context
 def serve(
-    load: Callable[[], Settings],
+    ctx: click.Context,
     host: str | None,
     port: int | None,
     policy: str | None,
+    workers: int | None,
     insecure_no_keys: bool,
 ) -> None:
-    """Serve the OpenAI-compatible proxy. Fetches the configured local models first. SIGHUP reads the settings again."""
+    """Serve the OpenAI-compatible proxy. Fetches the configured local models first.
+
+    SIGHUP reads the settings again. SIGTERM ends it: requests under way have `server.grace` seconds, and none after a
+    second SIGTERM.
+    """
+    options = Options(host, port, policy, workers, insecure_no_keys)
+    load: Callable[[], Settings] = ctx.obj
 
     def read() -> Settings:
-        settings = _override(load(), host, port, policy)
-        if insecure_no_keys:
-            server = settings.server.model_copy(update={"insecure_no_keys": True})
-            settings = settings.model_copy(update={"server": server})
+        settings = apply(load(), options)
         check_exposure(settings)
         return settings
 
     settings = read()
     fetch_models(settings)
-    _announce(settings)
+    if settings.server.workers > 1:
+        _run_many(settings, ctx, options)
+        return
+    _announce(settings, settings.server.port)
     _run(settings, read)
-
-
-def _override(settings: Settings, host: str | None, port: int | None, policy: str | None) -> Settings:
-    given = {"host": host, "port": port}
-    server = settings.server.model_copy(
-        update={name: value for name, value in given.items() if value is not None}
-    )
-    if policy is not None and policy not in settings.policy_names:
-        raise SettingsError(f"--policy: there is no {policy!r}; there are {', '.join(settings.policy_names)}")
-    return settings.model_copy(update={"server": server, "policy": policy or settings.policy})
 
 
 def check_exposure(settings: Settings) -> None:
@@ -84,10 +86,10 @@ def fetch_models(settings: Settings) -> None:
             fetch(model, settings.models_dir)
 
 
-def _announce(settings: Settings) -> None:
+def _announce(settings: Settings, port: int) -> None:
     host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
     models = ", ".join(f"{model.name} ({model.tier})" for model in settings.models)
-    click.echo(f"smallfirst serves http://{host}:{settings.server.port}/v1", err=True)
+    click.echo(f"smallfirst serves http://{host}:{port}/v1", err=True)
     click.echo(f"  models: {models}; `auto` follows the policy '{settings.policy}'", err=True)
     if all(model.tier == "local" for model in settings.models):
         click.echo(
@@ -106,24 +108,52 @@ def _announce(settings: Settings) -> None:
             )
 
 
-def _run(settings: Settings, read: Callable[[], Settings]) -> None:
-    import uvicorn
+def _run_many(settings: Settings, ctx: click.Context, options: Options) -> None:
+    import socket
 
+    from ..processes.parent import run
+    from ..processes.sockets import listening
+    from ..telemetry.logs import write_logs
+
+    if not hasattr(socket, "send_fds"):
+        raise SettingsError("server.workers: this system has no way to share a port; leave it at 1")
+    path: Path | None = ctx.find_root().params.get("config_path")
+    first = read_given(path, options)
+    # Once a file was found it is that one.
+    found = None if first.path is None else Path(first.path)
+
+    def read() -> Given:
+        given = read_given(found, options)
+        check_exposure(given.settings())
+        return given
+
+    server = settings.server
+    places = listening(server.host, server.port, server.workers)
+    port = places[0][0].getsockname()[1]
+    _announce(settings, port)
+    click.echo(f"  {server.workers} processes serve; local models are loaded once", err=True)
+    if settings.cache.enabled and settings.cache.url is None:
+        click.echo("  each of them has a cache of its own: set cache.url (Redis) for one of all", err=True)
+    with write_logs(settings.log, sys.stderr):
+        status = run(first, settings, read, places)
+    sys.exit(status)
+
+
+def _run(settings: Settings, read: Callable[[], Settings]) -> None:
     from ..gateway import Gateway
     from ..server import make_app
+    from ..server.connections import allow_files
+    from ..server.drain import Drain
+    from ..server.graceful import GracefulServer, config_of
     from ..server.memory import settle
     from ..telemetry.logs import write_logs
 
+    drain = Drain()
     with write_logs(settings.log, sys.stderr):
-        uvicorn.run(
-            make_app(Gateway(settings), read_settings=read, settled=settle),
-            host=settings.server.host,
-            port=settings.server.port,
-            # Every request has a line in our own log; what uvicorn has to say goes there, too.
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            lifespan="on",
-            ws="none",
-            timeout_graceful_shutdown=10,
-        )
+        allow_files(settings.limits)
+        app = make_app(Gateway(settings), read_settings=read, settled=settle, drain=drain)
+        server = GracefulServer(config_of(app, settings), drain, settings.server.grace)
+        server.run()
+    if server.hurried is not None:
+        # As a shell says that a signal ended a command.
+        sys.exit(128 + server.hurried)

@@ -197,22 +197,18 @@ def _routes(figures: Figures) -> RenderableType:
 
 def _escalations(figures: Figures) -> RenderableType:
     from rich.table import Table
-    from rich.text import Text
+
+    from ..ledger.render import plain
 
     grid = Table(title="escalations, last hour", title_justify="left", box=None, pad_edge=False)
     grid.add_column("model")
     grid.add_column("why")
     grid.add_column("requests", justify="right")
     for row in figures.escalations[:8]:
-        # Names come from elsewhere; they must not be read as markup or move the cursor.
-        grid.add_row(Text(_plain(row.model)), Text(_plain(row.cause)), f"{row.requests:,}")
+        grid.add_row(plain(row.model), plain(row.cause), f"{row.requests:,}")
     if not figures.escalations:
         grid.add_row("none", "", "0")
     return grid
-
-
-def _plain(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _cost(span: SpanFigures) -> str:

@@ -14,13 +14,15 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     """One model that was asked.
 
     Attributes:
-        outcome: `discarded`: it answered, but not well enough; `unused`: it was asked early and not needed.
+        outcome: `discarded`: it answered, but not well enough; `unused`: it was asked early and not needed, or another
+            one began first.
         retries: How often the same model was tried again within the attempt.
         input_tokens, output_tokens: Of all its samples; cached and written ones are among the input, reasoning among
             the output.
         cost_usd: None where the price is unknown.
         error_code: Of a failure; of a discarded answer `unsure`, `disagreed` or `invalid`.
         early: Whether it was asked while the model before it still answered.
+        hedge: Whether it was asked as the model before it had not begun to answer in time; it is `early` as well.
         cached_tokens, cache_write_tokens: Read from and written to the provider's prompt cache.
         estimated: The model sent no counts; these are ours.
         service_tier: As the provider names it (`flex`, `batch`, `priority`); None where it said nothing.
@@ -46,6 +48,7 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     cpu_seconds: float | None = None
     energy_wh: float | None = None
     gco2e: float | None = None
+    hedge: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from .entry import Entry
@@ -17,8 +15,7 @@ _QUERY = """
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """What is known of a request that a caller speaks of.
 
     Attributes:

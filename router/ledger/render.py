@@ -27,6 +27,11 @@ from .summary import Summary
 ESTIMATED = "≈"
 
 
+def plain(text: str) -> Text:
+    """A name as a terminal may show it: it comes from elsewhere, and must not move the cursor or be read as markup."""
+    return Text("".join(char if char.isprintable() else "?" for char in text))
+
+
 def usd(value: float) -> str:
     """Money with as many digits as small amounts need."""
     if value == 0:
@@ -126,7 +131,7 @@ def table(report: Report) -> str:
     for name, _ in COLUMNS:
         grid.add_column(name, justify="right", no_wrap=True)
     for row in report.rows:
-        grid.add_row(*map(Text, row.key.values()), *(show(row) for _, show in COLUMNS))
+        grid.add_row(*map(plain, row.key.values()), *(show(row) for _, show in COLUMNS))
     if report.rows:
         grid.add_section()
     blanks = [""] * (max(len(report.by), 1) - 1)

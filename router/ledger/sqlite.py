@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LedgerError
+from .private import make_private
 from .schema import SQLITE_MIGRATIONS, SQLITE_RECORDS, newer
 from .store import Connection, NothingRecorded, Refused, Rows
 
@@ -79,9 +79,8 @@ class SqliteStore:
             self.close()
             raise LedgerError(f"{self.path} was removed or replaced; it is opened anew")
         if self._connection is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Made here and not by SQLite, so that nobody else can read it.
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+            make_private(self.path)
             connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
             try:
                 connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")

@@ -7,6 +7,7 @@ import hmac
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp
 
+from ..access.keys import digest
 from ..errors import AuthenticationFailed, InvalidRequest, RequestError, SettingsError
 from ..gateway import Gateway
 from .http import Incoming, json_response
@@ -49,7 +50,7 @@ def _check_key(gateway: Gateway, headers: Headers) -> None:
     scheme, _, given = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         given = headers.get("x-api-key", "")
-    known = key.get_secret_value().encode(errors="surrogateescape")
-    # In constant time: the answer's time says nothing of how much of a guess was right.
-    if not hmac.compare_digest(known, given.strip().encode(errors="surrogateescape")):
+    # In constant time, and of digests: the answer's time says nothing of how much of a guess was right, nor of the
+    # key's length.
+    if not hmac.compare_digest(digest(key.get_secret_value()), digest(given.strip())):
         raise AuthenticationFailed("This needs the key in 'server.admin_key': 'Authorization: Bearer KEY'.")

@@ -20,7 +20,10 @@ from ..wires.base import openai_error
 from ..wires.messages import error_body as anthropic_error
 from ..wires.response_store import ResponseStore
 from .access_log import AccessLog
+from .bounds import Bounded, Bounds
 from .dashboard import Dashboard
+from .drain import Drain
+from .family import Family
 from .http import Endpoint, Incoming, error_response, json_response
 from .openapi import Operation, document
 from .operations import operations
@@ -33,22 +36,33 @@ def make_app(
     *,
     read_settings: Callable[[], Settings] | None = None,
     settled: Callable[[], None] = lambda: None,
-) -> ASGIApp:
+    drain: Drain | None = None,
+    family: Family | None = None,
+) -> Bounded:
     """Return the proxy over a gateway. Its lifespan loads the models and closes the gateway at the end.
 
     Args:
         gateway: Serves until the settings are read again.
         read_settings: Reads them again, on SIGHUP and `POST /admin/reload`; may block. Default: never.
         settled: Called when the models are loaded, and when a gateway that was replaced is gone; see `memory`.
+        drain: Says when the server is about to end, and ends what is under way; see `graceful`.
+        family: Other processes that serve beside this one.
     """
-    store = open_store(gateway.settings)
-    gate = Gate(gateway.settings)
-    gateway.access = gate.health
+    store = (None if family is None else family.responses) or open_store(gateway.settings)
+    gate = Gate(gateway.settings, limiter=None if family is None else family.limiter)
+    dashboard = Dashboard(gate, secret=None if family is None else family.secret)
+    bounds = Bounds(gateway.settings.limits)
+    gateway.access, gateway.load = gate.health, bounds.load
+
+    def follow(settings: Settings) -> None:
+        gate.follow(settings)
+        bounds.follow(settings.limits)
+
     served = Reloading(
         gateway,
-        partial(_app_over, store, gate, Dashboard(gate)),
+        partial(_app_over, store, gate, dashboard, drain or Drain(), family),
         read_settings,
-        follow=gate.follow,
+        follow=follow,
         retired=settled,
     )
 
@@ -60,12 +74,17 @@ def make_app(
     async def lifespan(_: Any) -> AsyncIterator[None]:
         gateway.start()
         gate.start()
+        bounds.start()
         # In the background: the server answers probes at once, and requests wait for the model they need.
         loading = asyncio.create_task(load())
-        stop_listening = listen_for_hangup(served) if read_settings is not None else None
+        alone = read_settings is not None and family is None
+        stop_listening = listen_for_hangup(served) if alone else None
+        if family is not None:
+            family.serves(served)
         try:
             yield
         finally:
+            bounds.stop()
             if stop_listening is not None:
                 stop_listening()
             loading.cancel()
@@ -74,14 +93,20 @@ def make_app(
             await served.aclose()
             await gate.aclose()
 
-    return _Server(AccessLog(served), Router([], lifespan=lifespan))
+    return Bounded(_Server(AccessLog(served), Router([], lifespan=lifespan)), bounds)
 
 
 def _app_over(
-    store: ResponseStore, gate: Gate, dashboard: Dashboard, gateway: Gateway, reload: Reload
+    store: ResponseStore,
+    gate: Gate,
+    dashboard: Dashboard,
+    drain: Drain,
+    family: Family | None,
+    gateway: Gateway,
+    reload: Reload,
 ) -> ASGIApp:
     """Return the app over one gateway."""
-    table = operations(store, reload)
+    table = operations(store, reload, family)
     described = document(table)
 
     async def openapi(_: Gateway, incoming: Incoming) -> ASGIApp:
@@ -99,6 +124,7 @@ def _app_over(
             admin=operation.admin,
             error_body=operation.error_body,
             rate_headers=anthropic_headers if operation.error_body is anthropic_error else openai_headers,
+            drain=drain,
         )
         by_path.setdefault(operation.path, {})[operation.method] = endpoint
     paths = {path: _Methods(path, endpoints) for path, endpoints in by_path.items()}

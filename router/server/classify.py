@@ -15,7 +15,7 @@ from .serve import unless_gone
 
 async def classify(gateway: Gateway, incoming: Incoming) -> ASGIApp:
     """Label one text, or several: then the results are in `results`."""
-    fields = parse(await incoming.body())
+    fields = parse(await incoming.json())
     given = {key: value for key, value in msgspec.structs.asdict(fields).items() if value is not None}
     may = partial(incoming.access.allows, gateway)
     work = gateway.classify(
@@ -24,7 +24,7 @@ async def classify(gateway: Gateway, incoming: Incoming) -> ASGIApp:
         admitted=partial(incoming.access.admitted, gateway),
         **{"model": gateway.classifying_model(fields.labels, may=may), **given},
     )
-    found = await unless_gone(incoming.receive, work)
+    found = await unless_gone(incoming.receive, work, incoming.drain, incoming.client)
     results = [result for result, _ in found]
     headers = header_safe(found[0][1].headers())
     if isinstance(fields.text, str):

@@ -10,7 +10,6 @@ from starlette.types import ASGIApp
 
 from ..answer import Receipt
 from ..gateway import Gateway
-from ..wire import decode_object
 from ..wires.completions import parse, together
 from .http import Incoming, header_safe, json_response
 from .serve import serve, unless_gone
@@ -18,7 +17,7 @@ from .serve import serve, unless_gone
 
 async def completions(gateway: Gateway, incoming: Incoming) -> ASGIApp:
     """Complete a prompt, streamed or not, or several."""
-    body = decode_object(await incoming.body())
+    body = await incoming.json()
     calls = parse(body, headers=incoming.hints, tenant=incoming.tenant_of(body.get("metadata")))
     if len(calls) == 1:
         return await serve(gateway, incoming, calls[0])
@@ -27,7 +26,9 @@ async def completions(gateway: Gateway, incoming: Incoming) -> ASGIApp:
             await admitted.enter_async_context(incoming.access.admitted(gateway, call.request))
             for call in calls
         ]
-        answers = await unless_gone(incoming.receive, gateway.complete_all(requests))
+        answers = await unless_gone(
+            incoming.receive, gateway.complete_all(requests), incoming.drain, incoming.client
+        )
     replies = [call.reply(answer) for call, answer in zip(calls, answers, strict=True)]
     receipt = _in_all([answer.receipt for answer in answers])
     return json_response(together(replies), headers=header_safe(receipt.headers()))

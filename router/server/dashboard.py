@@ -39,7 +39,7 @@ log = logging.getLogger("smallfirst.server")
 
 PAGE = "/dashboard"
 # A stream of updates ends after so many seconds and the browser asks again: a key that was revoked, settings that were
-# read again and a server that stops (it waits 10 seconds) need then no word of their own.
+# read again and a server that stops (it waits for `server.grace`) need then no word of their own.
 STREAM_SECONDS = 8.0
 _RETRY_MS = 300
 _MOST_FORM_BYTES = 4096
@@ -54,10 +54,11 @@ class Dashboard:
 
     Args:
         gate: Knows who may look.
+        secret: Of the processes that serve together; None: there is but one.
     """
 
-    def __init__(self, gate: Gate) -> None:
-        self._door = Door(gate)
+    def __init__(self, gate: Gate, *, secret: bytes | None = None) -> None:
+        self._door = Door(gate, secret=secret)
         self._pages = pages("smallfirst.router.dashboard")
 
     def over(self, gateway: Gateway) -> list[Route]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from starlette.types import ASGIApp
 
 from ..gateway import Gateway
-from ..wire import decode_object
 from ..wires.messages import parse, parse_count
 from .http import Incoming, json_response
 from .serve import serve
@@ -13,13 +12,13 @@ from .serve import serve
 
 async def messages(gateway: Gateway, incoming: Incoming) -> ASGIApp:
     """Answer a message, streamed or not."""
-    body = decode_object(await incoming.body())
+    body = await incoming.json()
     call = parse(body, headers=incoming.hints, tenant=incoming.tenant_of(body.get("metadata")))
     return await serve(gateway, incoming, call)
 
 
 async def count_tokens(gateway: Gateway, incoming: Incoming) -> ASGIApp:
     """Return the gateway's estimate of a prompt's tokens; nothing is run."""
-    request = parse_count(await incoming.body())
+    request = parse_count(await incoming.json())
     incoming.access.target(gateway, request.fields.model)
     return json_response({"input_tokens": gateway.count_tokens(request)})

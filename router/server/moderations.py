@@ -11,6 +11,7 @@ from ..models.cloud import CloudModel
 from ..routing import AUTO
 from ..wire import METADATA_HINTS, decode_object
 from ..wires.base import without
+from .content import check_content
 from .http import Incoming, json_response
 from .serve import unless_gone
 
@@ -21,6 +22,7 @@ async def moderations(gateway: Gateway, incoming: Incoming) -> ASGIApp:
     """Return what the cloud says of a text. It is no model's answer: nothing is routed, cached or priced."""
     content = await incoming.body()
     body = decode_object(content)
+    check_content(body, len(content), incoming.limits)
     metadata = body.get("metadata")
     hinted = metadata.get("privacy", "any") if isinstance(metadata, dict) else "any"
     asked = {
@@ -54,7 +56,8 @@ async def moderations(gateway: Gateway, incoming: Incoming) -> ASGIApp:
         content = msgspec.json.encode(screening.replaced(body)[0])
     grant = await incoming.access.count(gateway)
     try:
-        reply = await unless_gone(incoming.receive, model.forward("/moderations", content, incoming.hints))
+        work = model.forward("/moderations", content, incoming.hints)
+        reply = await unless_gone(incoming.receive, work, incoming.drain, incoming.client)
     finally:
         if grant is not None:
             grant.used(0)

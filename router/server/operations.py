@@ -31,6 +31,7 @@ from . import (
     report,
     responses,
 )
+from .family import Family
 from .openapi import Operation
 from .reload import Reload
 
@@ -38,12 +39,15 @@ _QUESTION = "What is the capital of France?"
 _CHAT = {"model": AUTO, "messages": [{"role": "user", "content": _QUESTION}]}
 
 
-def operations(store: ResponseStore, reload: Reload | None = None) -> tuple[Operation, ...]:
+def operations(
+    store: ResponseStore, reload: Reload | None = None, family: Family | None = None
+) -> tuple[Operation, ...]:
     """Return all operations.
 
     Args:
         store: Where `/v1/responses` keeps its answers.
         reload: Reads the settings again; None where they cannot be.
+        family: Other processes that serve beside this one.
     """
     return (
         *_completions(),
@@ -51,8 +55,8 @@ def operations(store: ResponseStore, reload: Reload | None = None) -> tuple[Oper
         *_models(),
         *_anthropic(),
         *_own(),
-        *_records(),
-        *_admin(reload),
+        *_records(family),
+        *_admin(reload if family is None else family.reload),
         *_public(),
     )
 
@@ -191,7 +195,7 @@ def _own() -> tuple[Operation, ...]:
     )
 
 
-def _records() -> tuple[Operation, ...]:
+def _records(family: Family | None) -> tuple[Operation, ...]:
     return (
         Operation(
             "GET",
@@ -204,12 +208,14 @@ def _records() -> tuple[Operation, ...]:
         Operation(
             "DELETE",
             "/v1/cache",
-            cache.forget,
+            partial(cache.forget, family),
             "Forget the tenant's cached answers, or those of one namespace",
             "DeletedCache",
             query=("namespace", "tenant"),
         ),
-        Operation("GET", "/metrics", pages.metrics, "Metrics for Prometheus", None, admin=True),
+        Operation(
+            "GET", "/metrics", partial(pages.metrics, family), "Metrics for Prometheus", None, admin=True
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from ..gateway import Gateway
 from ..settings import ClassifierSettings
 from ..status import readiness
+from .family import Family
 from .http import Incoming, json_response
 
 
@@ -51,11 +52,17 @@ async def health(gateway: Gateway, incoming: Incoming) -> ASGIApp:
 
 
 async def ready(gateway: Gateway, incoming: Incoming) -> ASGIApp:
-    """Say whether requests can be served (200) or models still load (503), and what is not as it should be."""
+    """Say whether requests can be served (200), or models still load or the server is about to end (503), and what is
+    not as it should be.
+    """
     report = readiness(gateway)
-    return json_response(report, status=503 if report["status"] == "loading" else 200)
+    if incoming.drain.begun:
+        report["status"] = "draining"
+    return json_response(report, status=503 if report["status"] in ("loading", "draining") else 200)
 
 
-async def metrics(gateway: Gateway, incoming: Incoming) -> ASGIApp:
+async def metrics(family: Family | None, gateway: Gateway, incoming: Incoming) -> ASGIApp:
     """Return the metrics in Prometheus's text format."""
-    return Response(gateway.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    own = gateway.metrics
+    text = own.render() if family is None else await family.metrics(own)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

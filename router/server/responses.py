@@ -23,7 +23,7 @@ def open_store(settings: Settings) -> ResponseStore:
 
 async def create(store: ResponseStore, gateway: Gateway, incoming: Incoming) -> ASGIApp:
     """Answer, streamed or not, and keep the answer."""
-    body = await incoming.body()
+    body = await incoming.json()
     call = await parse(
         body,
         headers=incoming.hints,

@@ -37,13 +37,14 @@ class Door:
 
     Args:
         gate: Of the server.
+        secret: What other processes that serve beside this one know, too; default: one of its own.
     """
 
     lifetime = LIFETIME
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, *, secret: bytes | None = None) -> None:
         self._gate = gate
-        self._own = Sessions()
+        self._own = Sessions(secret)
         self._shared: tuple[bytes, Sessions] | None = None
 
     async def visitor(self, request: Request) -> Visitor:

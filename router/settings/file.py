@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from smallfirst.policies import Policy
 
@@ -22,6 +24,8 @@ FILE_NAME = "smallfirst.yaml"
 
 Path_ = tuple[str | int, ...]
 
+_LONGEST_WORD = 12
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 
@@ -32,7 +36,7 @@ class LoadedSettings:
     Attributes:
         settings: The settings themselves.
         path: The file, or None where there was none.
-        warnings: One sentence each, with the line, about keys that mean nothing.
+        warnings: One sentence each: about keys that mean nothing, with the line, and a file that others may read.
     """
 
     settings: Settings
@@ -50,25 +54,34 @@ def find_settings_file(explicit: Path | None, environ: Mapping[str, str], cwd: P
     return default if default.exists() else None
 
 
-def load_settings(path: Path | None, environ: Mapping[str, str]) -> LoadedSettings:
+def load_settings(
+    path: Path | None, environ: Mapping[str, str], *, text: str | None = None
+) -> LoadedSettings:
     """Read a settings file, or return the defaults where `path` is None.
+
+    Args:
+        path: The file.
+        environ: Variables that its values may name.
+        text: What is in it, where it was read before.
 
     Raises:
         SettingsError: Names file, line, key and what was expected.
     """
     if path is None:
         return LoadedSettings(_valid_defaults(environ))
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SettingsError(f"{path}: cannot be read: {exc}") from exc
+    if text is None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise SettingsError(f"{path}: cannot be read: {exc}") from exc
     data, lines = _parse(text, path, environ)
     defaults = default_settings(environ)
     filled = {"models": defaults.models, **data}
     try:
         settings = Settings.model_validate(filled)
     except ValidationError as exc:
-        raise SettingsError("\n".join(_describe(path, lines, exc))) from exc
+        # Without the cause: its text may quote a value.
+        raise SettingsError("\n".join(_describe(path, lines, exc))) from None
     settings = settings.model_copy(
         update={
             "cache": with_redis_url(settings.cache, environ),
@@ -79,7 +92,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> LoadedSettin
         f"{path}:{lines.get(where, 1)}: unknown key '{_dotted(where)}'{_suggest(where, known)}; it is ignored"
         for where, known in _unknown_keys(settings, data, ())
     )
-    return LoadedSettings(settings, path, warnings)
+    return LoadedSettings(settings, path, (*warnings, *_open_secrets(path, text, settings)))
 
 
 def _valid_defaults(environ: Mapping[str, str]) -> Settings:
@@ -87,7 +100,7 @@ def _valid_defaults(environ: Mapping[str, str]) -> Settings:
         return default_settings(environ)
     except ValidationError as exc:
         problems = "; ".join(f"{_dotted(error['loc'])}: {error['msg']}" for error in exc.errors())
-        raise SettingsError(f"environment (OPENAI_BASE_URL, SMALLFIRST_CLOUD_MODEL): {problems}") from exc
+        raise SettingsError(f"environment (OPENAI_BASE_URL, SMALLFIRST_CLOUD_MODEL): {problems}") from None
 
 
 def _parse(text: str, path: Path, environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[Path_, int]]:
@@ -96,7 +109,11 @@ def _parse(text: str, path: Path, environ: Mapping[str, str]) -> tuple[dict[str,
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as exc:
         line = exc.problem_mark.line + 1 if exc.problem_mark else 1
-        raise SettingsError(f"{path}:{line}: not valid YAML: {exc.problem}") from exc
+        # Its text quotes the line, and that may have a key in it.
+        raise SettingsError(f"{path}:{line}: not valid YAML: {_unquoted(exc.problem or '')}") from None
+    except yaml.reader.ReaderError as exc:
+        line = text.count("\n", 0, exc.position) + 1
+        raise SettingsError(f"{path}:{line}: not valid YAML: a character that may not be in it") from None
     if node is None:
         return {}, {}
     if not isinstance(node, yaml.MappingNode):
@@ -137,12 +154,25 @@ class _Reader:
     def _scalar(self, node: yaml.Node, where: Path_) -> Any:
         text = str(node.value)
         if not _VARIABLE.search(text):
-            return self._scalars.construct_object(node, deep=True)
+            return self._value(node, where)
         filled = _VARIABLE.sub(lambda match: self._variable(match, node, where), text)
         if getattr(node, "style", None):
             return filled
-        # An unquoted `${PORT}` may be a number: let YAML read what came out of it.
-        return yaml.safe_load(filled) if _VARIABLE.fullmatch(text) and filled else filled
+        if not _VARIABLE.fullmatch(text):
+            return filled
+        # An unquoted `${PORT}` may be a number; but a key that begins with YAML's signs (`*`, `[`, `#`) is that key.
+        tag = self._scalars.resolve(yaml.ScalarNode, filled, (True, False))  # type: ignore[no-untyped-call]
+        return self._value(yaml.ScalarNode(tag, filled, node.start_mark), where) if filled else filled
+
+    def _value(self, node: yaml.Node, where: Path_) -> Any:
+        try:
+            return self._scalars.construct_object(node, deep=True)
+        except (yaml.YAMLError, ValueError):
+            # Neither the value nor its tag is quoted: either may be a key.
+            raise SettingsError(
+                f"{self.path}:{node.start_mark.line + 1}: '{_dotted(where)}' has a tag or a value that YAML does not "
+                "know; put a text into quotes"
+            ) from None
 
     def _variable(self, match: re.Match[str], node: yaml.Node, where: Path_) -> str:
         value = self.environ.get(match["name"], match["default"])
@@ -154,11 +184,52 @@ class _Reader:
         return str(value)
 
 
+def _unquoted(problem: str) -> str:
+    """Return what is wrong with some YAML without the words of it that are quoted there; signs and tokens stay."""
+    return _QUOTED.sub(lambda found: found[0] if len(found[0]) <= 4 or found[0][1] == "<" else "…", problem)
+
+
+def _open_secrets(path: Path, text: str, settings: BaseModel) -> Iterator[str]:
+    """Yield a warning where a file has secrets in it and others than its owner may read it."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return
+    if os.name == "posix" and mode & 0o077 and any(secret in text for secret in _secrets(settings)):
+        yield (
+            f"{path}: has a key in it, and others on this machine may read it (mode {mode:o}): chmod 600 it, or write "
+            "${VARIABLE} for the key"
+        )
+
+
+def _secrets(value: Any) -> Iterator[str]:
+    """Yield every secret in some settings."""
+    if isinstance(value, SecretStr):
+        secret = value.get_secret_value()
+        # An address without a password in it is none.
+        if secret and ("://" not in secret or "@" in secret or "password=" in secret):
+            yield secret
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _secrets(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _secrets(each)
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _secrets(each)
+
+
 def _describe(path: Path, lines: Mapping[Path_, int], exc: ValidationError) -> Iterator[str]:
     """Yield one line per error: file, line, key, what was expected."""
     for error in exc.errors(include_url=False, include_input=False):
         where = _in_file(error["loc"], lines)
         message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "union_tag_invalid":
+            # pydantic quotes what stands there; a word that was mistyped is short, and a key is not.
+            tag = str(error["ctx"]["tag"])
+            given = f", not '{tag}'" if len(tag) <= _LONGEST_WORD else ""
+            message = f"expected one of {error['ctx']['expected_tags']}{given}"
         yield f"{path}:{lines.get(where, 1)}: '{_dotted(_without_tags(error['loc']))}': {message}"
 
 

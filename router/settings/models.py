@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from smallfirst.policies.types import Capability, Tier
 
-from .section import Section
+from .section import Section, plain_url
 
 # Between a local model's name and its adapter's, in a request's `model`.
 ADAPTER_MARK = "+"
@@ -189,8 +189,8 @@ class CloudModelSettings(_ModelSettings):
 
     @field_validator("base_url")
     @classmethod
-    def _no_trailing_slash(cls, value: str) -> str:
-        return value.rstrip("/")
+    def _is_plain(cls, value: str) -> str:
+        return plain_url(value)
 
 
 AnyModelSettings = LocalModelSettings | CloudModelSettings | ClassifierSettings

@@ -18,6 +18,20 @@ def user_data_dir() -> Path:
     return Path(platformdirs.user_data_dir("smallfirst", appauthor=False))
 
 
+def plain_url(value: str) -> str:
+    """Return an address without the slash at its end.
+
+    Raises:
+        ValueError: It has a user, a password, a query or a fragment in it: these may be secrets, and an address is
+            shown in places where no secret may be.
+    """
+    if not value.isprintable() or any(sign in value for sign in "@?# "):
+        raise ValueError(
+            "expected an address with no user, password or query in it; secrets go into 'headers'"
+        )
+    return value.rstrip("/")
+
+
 class Section(BaseModel):
     """A part of the settings: frozen, and silent about what it was given."""
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
-from .section import Section, user_data_dir
+from .section import Section, plain_url, user_data_dir
 
 
 class CacheSettings(Section):
@@ -153,3 +153,8 @@ class TelemetrySettings(Section):
     )
     traces: bool = True
     metrics: bool = True
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_plain(cls, value: str | None) -> str | None:
+        return None if value is None else plain_url(value)

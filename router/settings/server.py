@@ -13,9 +13,42 @@ from .section import Section
 
 
 class Limits(Section):
-    """Bounds on what a client may send, and where the limits of keys are counted."""
+    """Bounds on what clients may send and on what a process takes on, and where the limits of keys are counted."""
 
-    max_body_bytes: int = Field(default=10 * 1024 * 1024, ge=1024)
+    max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
+    max_queue_delay: float = Field(
+        default=0.25,
+        gt=0,
+        description="seconds that work may stand in the process's queue before requests are refused",
+    )
+    max_in_flight: int = Field(default=2000, ge=1, description="requests being answered at once")
+    max_held_bytes: int = Field(
+        default=256 * 1024 * 1024, ge=1024, description="bodies of requests being answered, together"
+    )
+    max_connections: int = Field(default=4096, ge=1, description="of clients at once")
+    keep_alive: float = Field(default=75, gt=0, description="seconds that an idle connection is kept")
+    header_timeout: float = Field(
+        default=10, gt=0, description="seconds in which a request's header must be there"
+    )
+    slow_client: float = Field(
+        default=30, gt=0, description="seconds that a client may send or read more slowly than `min_rate`"
+    )
+    min_rate: int = Field(
+        default=500, ge=1, description="bytes a second in which a body must come and an answer be read"
+    )
+    max_header_bytes: int = Field(default=64 * 1024, ge=1024, description="URL and headers")
+    max_headers: int = Field(default=100, ge=10)
+    max_messages: int = Field(
+        default=10_000, ge=1, description="of a conversation, parts of messages included"
+    )
+    max_images: int = Field(default=500, ge=0, description="and sounds and files of a request")
+    max_image_bytes: int = Field(
+        default=32 * 1024 * 1024, ge=0, description="of these together, as they come (base64)"
+    )
+    max_tools: int = Field(default=512, ge=0)
+    max_schema_bytes: int = Field(
+        default=1024 * 1024, ge=1024, description="`tools` together, and the schema of an answer"
+    )
     url: SecretStr | None = Field(
         default=None, description="redis://…, shared by replicas; default: `cache.url`, else in this process"
     )
@@ -29,7 +62,7 @@ class Limits(Section):
     replicas: int = Field(
         default=1,
         ge=1,
-        description="gateway processes; while Redis is down, each takes this part of what is left",
+        description="gateways, each with all its workers; while Redis is down, each takes this part of what is left",
     )
 
 
@@ -100,6 +133,15 @@ class ServerSettings(Section):
     )
     admin_key: SecretStr | None = Field(
         default=None, min_length=16, description="opens `/admin/…`; without one these answer 404"
+    )
+    workers: int = Field(
+        default=1, ge=1, le=256, description="processes that serve; local models are shared by them"
+    )
+    grace: float = Field(
+        default=25.0,
+        ge=0,
+        le=3600,
+        description="seconds that requests under way have after SIGTERM before they are cut",
     )
     insecure_no_keys: bool = Field(
         default=False,

@@ -289,6 +289,7 @@ def _attempt_attributes(record: AttemptRecord) -> Attributes:
         "smallfirst.attempt.outcome": record.outcome,
         "smallfirst.attempt.retries": record.retries,
         "smallfirst.attempt.early": record.early,
+        "smallfirst.attempt.hedge": record.hedge,
     }
     if record.cost_usd is not None:
         attributes["smallfirst.cost_usd"] = record.cost_usd

@@ -27,6 +27,7 @@ from smallfirst.router.cli import settings_loader
 from smallfirst.router.errors import ModelUnavailable, SettingsError
 from smallfirst.router.gateway import Gateway
 from smallfirst.router.models.cloud import CloudModel
+from smallfirst.router.models.upstream import Upstream
 from smallfirst.router.server import make_app
 from smallfirst.router.server.reload import Reloading
 from smallfirst.router.settings import Settings
@@ -239,7 +240,8 @@ def test_a_request_ends_where_it_began(running: Running) -> None:
 
 def is_open(model: Any) -> bool:
     assert isinstance(model, CloudModel)
-    return model._client is not None
+    assert isinstance(model._upstream, Upstream)
+    return model._upstream.open
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = 10) -> None:

@@ -635,6 +635,7 @@ async def test_route_shows_how_answers_are_checked(opened: Open) -> None:
             "valid": True,
             "sure": False,
             "early": 0.4,
+            "hedge": 0.0,
         },
         {
             "model": CLOUD,
@@ -644,6 +645,7 @@ async def test_route_shows_how_answers_are_checked(opened: Open) -> None:
             "valid": False,
             "sure": False,
             "early": 0.0,
+            "hedge": 0.0,
         },
     ]
     assert decision_body(gateway.route(PROMPT, model="auto/balanced"))["mode"] == "route"

@@ -64,6 +64,25 @@ def test_route_says_where_and_why(run: Run) -> None:
     assert json.loads(run("route", "--json", HARD).stdout)["route"] == "cloud"
 
 
+def test_route_says_who_would_be_hedged(run: Run, tmp_path: Path, cloud: LoopbackCloud) -> None:
+    settings = {
+        "models": [{"name": name, "kind": "openai", "base_url": cloud.base_url} for name in ("big", "spare")],
+        "policies": {"mine": {"hedge_after": 2, "hedge_whole_after": 20}},
+        "policy": "mine",
+    }
+    (tmp_path / "smallfirst.yaml").write_text(json.dumps(settings))
+    said = run("route", HARD).stdout
+    assert "hedged: spare, where big has not begun to answer after 20 s\n" in said
+    assert said.count("hedged:") == 1
+    (tmp_path / "body.json").write_text(
+        json.dumps({"messages": [{"role": "user", "content": HARD}], "stream": True})
+    )
+    assert "after 2 s\n" in run("route", "--body", "body.json").stdout
+    settings["policies"] = {"mine": {"hedge_after": 2, "hedge_same_model": True}}
+    (tmp_path / "smallfirst.yaml").write_text(json.dumps(settings))
+    assert "hedged: spare again, where spare has" in run("route", HARD).stdout
+
+
 def test_chat_answers_once(run: Run) -> None:
     done = run("chat", EASY)
     assert "Paris" in done.stdout

@@ -10,6 +10,8 @@ import pytest
 
 from smallfirst.router.answer import AnswerStream, Receipt
 from smallfirst.router.errors import StreamBroken
+from smallfirst.router.server.clients import SCOPE_KEY, Client
+from smallfirst.router.server.drain import Drain
 from smallfirst.router.server.http import ClientGone
 from smallfirst.router.server.serve import MOST_HELD, UNWATCHED_SECONDS, EventStream, unless_gone
 from smallfirst.router.wire import ChatRequest
@@ -112,3 +114,66 @@ async def test_work_that_is_cancelled_by_others_stays_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_client_that_tells_needs_no_task_that_waits_for_it() -> None:
+    client, stopped = Client(), asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            stopped.set()
+
+    task = asyncio.create_task(unless_gone(never, work(), client=client))
+    await asyncio.sleep(2 * UNWATCHED_SECONDS)
+    assert asyncio.all_tasks() == {task, asyncio.current_task()}
+    client.leave()
+    with pytest.raises(ClientGone):
+        await task
+    assert stopped.is_set()
+
+
+async def test_a_client_that_has_left_already_gets_no_answer() -> None:
+    client = Client()
+    client.leave()
+    with pytest.raises(ClientGone):
+        await unless_gone(never, asyncio.sleep(30), client=client)
+
+
+async def test_work_that_never_waits_leaves_nothing_to_be_cancelled_later() -> None:
+    async def work() -> str:
+        return "answer"
+
+    async def answered() -> str:
+        found = await unless_gone(never, work(), drain, client)
+        await asyncio.sleep(0)
+        return found
+
+    client, drain = Client(), Drain()
+    client.leave()
+    drain.cut()
+    assert await asyncio.create_task(answered()) == "answer"
+
+
+async def test_a_client_that_leaves_after_its_answer_disturbs_nothing() -> None:
+    client = Client()
+    assert await unless_gone(never, asyncio.sleep(0, "answer"), client=client) == "answer"
+    client.leave()
+    await asyncio.sleep(0)
+
+
+async def test_a_stream_ends_when_its_client_tells_that_it_left() -> None:
+    class Endless(Source):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"1"
+            client.leave()
+            await asyncio.sleep(30)
+
+    client, source = Client(), Endless(b"1")
+
+    async def send(message: Any) -> None:
+        pass
+
+    await EventStream(AnswerStream(source), CALL)({"type": "http", SCOPE_KEY: client}, never, send)
+    assert source.closed

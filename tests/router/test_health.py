@@ -142,3 +142,64 @@ def test_other_rules_begin_anew_and_equal_ones_go_on(clock: Clock) -> None:
     assert not health.available("m")
     health.follow({"m": Breaker(failures=2, rest=5)})
     assert health.available("m")
+
+
+# --- servers that ask to be left alone ------------------------------------------------------------------------------
+
+
+def test_a_server_that_asks_for_it_is_left_alone_for_so_long(clock: Clock) -> None:
+    health = health_of(clock)
+    health.rests("m", 30, 429)
+    assert (health.available("m"), health.admits("m"), health.rest_left("m")) == (False, False, 30)
+    assert health.told_by("m") == 429
+    clock.now += 30
+    assert (health.admits("m"), health.rest_left("m"), health.told_by("m")) == (True, 0, None)
+
+
+def test_it_is_left_alone_no_longer_than_a_rest_may_be(clock: Clock) -> None:
+    health = health_of(clock, max_rest=60)
+    health.rests("m", 3600, 429)
+    assert health.rest_left("m") == 60
+
+
+def test_of_several_words_the_longest_counts(clock: Clock) -> None:
+    health = health_of(clock)
+    health.rests("m", 30, 429)
+    health.rests("m", 10, 503)
+    assert (health.rest_left("m"), health.told_by("m")) == (30, 429)
+
+
+def test_calls_that_end_meanwhile_do_not_end_it(clock: Clock) -> None:
+    health = health_of(clock, failures=9)
+    health.rests("m", 30, 429)
+    health.succeeded("m", begun=clock.now - 1)
+    health.failed("m", begun=clock.now - 1)
+    assert health.rest_left("m") == 30
+
+
+def test_it_is_no_failure(clock: Clock) -> None:
+    health = health_of(clock, failures=2)
+    health.failed("m")
+    health.rests("m", 30, 503)
+    clock.now += 30
+    assert health.available("m")
+    health.failed("m")
+    assert health.rest_left("m") == 5
+
+
+def test_it_rests_until_both_are_over(clock: Clock) -> None:
+    health = health_of(clock)
+    health.failed("m")
+    health.rests("m", 2, 429)
+    assert health.rest_left("m") == 5
+    health.rests("m", 30, 429)
+    clock.now += 5
+    assert not health.available("m")
+    assert health.rest_left("m") == 25
+
+
+def test_another_model_of_the_name_is_not_left_alone(clock: Clock) -> None:
+    health = health_of(clock)
+    health.rests("m", 30, 429)
+    health.succeeded("m")
+    assert health.available("m")

@@ -22,6 +22,7 @@ from smallfirst.router.gateway import Gateway
 from smallfirst.router.ledger import AttemptRecord, Entry
 from smallfirst.router.metrics import Metrics
 from smallfirst.router.models.local.model import LocalModel
+from smallfirst.router.server.bounds import CUT_REASONS, SHED_REASONS, Load
 from smallfirst.router.telemetry.labels import CODES
 
 ROOT = Path(__file__).parents[2]
@@ -73,12 +74,16 @@ async def whole(make_gateway: MakeGateway) -> Gateway:
     gateway = make_gateway(policies={"bounded": {"max_quality_loss": 0.05}})
     await gateway.complete("Hello", model=LOCAL, max_tokens=2)
     early = attempt(outcome="unused", early=True, cost_usd=None)
+    hedge = attempt(outcome="unused", early=True, hedge=True)
     turned_down = attempt(outcome="discarded", error_code="unsure")
     failed = attempt(outcome="timeout", error_code="timeout")
-    gateway.metrics.observe(entry(early, turned_down, failed, attempt(), ttft_ms=100.0))
+    gateway.metrics.observe(entry(early, hedge, turned_down, failed, attempt(), ttft_ms=100.0))
     gateway.metrics.observe(entry(status="error", error_code="timeout"))
     gateway.metrics.refused("requests")
     gateway.access = lambda: AccessHealth(keys=True, limiter="local", limits=True)
+    gateway.load = lambda: Load(
+        1, 2, 3, 0.0, 0.0, dict.fromkeys(SHED_REASONS, 0), dict.fromkeys(CUT_REASONS, 0)
+    )
     return gateway
 
 

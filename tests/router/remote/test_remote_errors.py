@@ -14,6 +14,7 @@ from smallfirst.router.errors import (
     CannotServe,
     InvalidRequest,
     ModelNotFound,
+    ModelResting,
     ModelTimeout,
     ModelUnavailable,
     RequestError,
@@ -97,6 +98,8 @@ def test_an_answers_tokens_are_told_either_way(gateway: SyncGateway) -> None:
         (504, {"type": "upstream_error", "code": "timeout"}, ModelTimeout),
         (502, {"type": "upstream_error", "code": "stream_broken"}, StreamBroken),
         (503, {"type": "upstream_error", "code": "queue_full"}, ModelUnavailable),
+        (503, {"type": "upstream_error", "code": "model_resting"}, ModelResting),
+        (429, {"type": "upstream_error", "code": "model_resting"}, ModelResting),
         (500, {"type": "server_error", "code": "internal_error"}, UpstreamError),
         (418, {"type": "teapot", "code": None}, UpstreamError),
         (404, "Not Found", RequestError),
@@ -108,7 +111,7 @@ def test_errors_are_told_apart_by_status_type_and_code(
 ) -> None:
     found = error_of(httpx.Response(status, json={"error": error}, headers={"retry-after": "3"}))
     assert (type(found), found.status) == (kind, status)
-    assert found.retry_after == (3 if kind in (UpstreamError, ModelUnavailable) else None)
+    assert found.retry_after == (3 if kind in (UpstreamError, ModelUnavailable, ModelResting) else None)
 
 
 async def test_what_is_no_proxy_is_said_to_be_none() -> None:

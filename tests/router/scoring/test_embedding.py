@@ -62,3 +62,21 @@ def test_lone_surrogates_do_not_fail(embedding: TokenEmbedding) -> None:
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(SmallfirstError, match=r"l2_supercat_256\.safetensors is missing"):
         TokenEmbedding.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *TEXTS,
+        "",
+        "   three blanks before, two behind  ",
+        "a mark ▁ of its own",
+        "a special </s> token in <s> the <unk> text",
+        "one word of forty characters: " + "abcdefghij" * 4,
+        " " * 40 + "far in",
+        "the same words, the same words, the same words",
+    ],
+)
+def test_words_that_are_remembered_have_the_tokenizers_ids(embedding: TokenEmbedding, text: str) -> None:
+    expected = embedding.tokenizer.encode(text, add_special_tokens=False).ids
+    assert embedding.ids(text).tolist() == embedding.ids(text).tolist() == expected

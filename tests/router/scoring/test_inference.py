@@ -43,7 +43,9 @@ def test_one_request_says_what_the_formulas_for_many_say(scorer: Scorer, prompt:
     columns = np.concatenate((features.structure, axes, hardness[None]))[None]
     values = leaf_values(columns, model.split_column, model.split_at, model.leaves)[0]
     trees = np.bincount(model.tree_head, values, minlength=len(model.heads) + 1) + model.tree_bias
-    linear = dense @ model.linear + model.bias + model._ngrams(features)
+    weights = (1 + np.log(features.ngram_counts)) * model.idf[features.ngrams]
+    ngrams = weights @ model.ngrams[features.ngrams] / max(float(np.linalg.norm(weights)), 1e-9)
+    linear = dense @ model.linear + model.bias + ngrams
     parts = np.stack((sigmoid(linear), topics @ model.rates, sigmoid(trees[:-1])), axis=1)
     odds = model.log_odds(parts, topics @ model.covered, hardness, np.asarray(trees[-1], np.float32))
 

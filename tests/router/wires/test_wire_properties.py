@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import msgspec
 import pytest
 from fixtures.loopback_cloud import DONE
@@ -304,13 +303,27 @@ def test_a_stream_gives_the_same_events_byte_by_byte(make: MakeCall) -> None:
     assert events_of(translated(call, single)) == events_of(translated(call, [upstream]))
 
 
-class Pieces(httpx.AsyncByteStream):
-    def __init__(self, pieces: list[bytes]) -> None:
-        self._pieces = pieces
+class Cut:
+    """Both an upstream and its response: a stream that arrives in given pieces."""
 
-    async def __aiter__(self) -> Any:
-        for piece in self._pieces:
-            yield piece
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.status = 200
+        self.headers = {"content-type": "text/event-stream"}
+        self._pieces = iter(pieces)
+
+    async def send(self, *_: object) -> "Cut":
+        return self
+
+    async def piece(self, _: object) -> bytes | None:
+        return next(self._pieces, None)
+
+    async def start(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+    def settle(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @pytest.mark.parametrize("make", CALLS)
@@ -321,10 +334,8 @@ async def test_the_cloud_model_passes_on_the_same_events_wherever_its_bytes_are_
 
     async def through(size: int) -> list[dict[str, Any]]:
         pieces = [upstream[at : at + size] for at in range(0, len(upstream), size)]
-        head = {"content-type": "text/event-stream"}
-        transport = httpx.MockTransport(lambda _: httpx.Response(200, headers=head, stream=Pieces(pieces)))
         settings = CloudModelSettings(name="gpt-4.1", kind="openai")
-        model = CloudModel(settings, transport=transport)
+        model = CloudModel(settings, upstream=Cut(pieces))
         call = streaming(make)
         events = call.events(RECEIPT, Usage(20))
         sent = [events.feed(chunk) async for chunk in await model.stream(call.request)]
