@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help serve test test-clients bench lint clean
+.PHONY: help serve test test-clients audit bench lint clean
 .DEFAULT_GOAL := help
 
 help:  ## Show what can be made
@@ -21,6 +21,9 @@ test: $(VENV)/.dev  ## Set up if need be, lint, check types and run the tests
 
 test-clients: $(VENV)/.clients build/clients/openai2/.ready build/clients/crewai/.ready  ## Set up if need be, and try other people's clients and frameworks on a running gateway
 	$(BIN)/pytest -m "clients or not clients" tests/clients --junitxml=build/clients.xml
+
+audit: $(VENV)/.dev build/audit/.ready  ## Look up known vulnerabilities of what is installed, and write build/sbom.cdx.json
+	$(BIN)/python deploy/audit.py $(VENV) build/audit
 
 bench: $(VENV)/.dev  ## Measure what a routing decision costs, and the gateway beside others (20 minutes)
 	$(BIN)/smallfirst bench decision
@@ -45,6 +48,13 @@ $(VENV)/.dev: pyproject.toml deploy/setup.sh
 $(VENV)/.clients: pyproject.toml deploy/setup.sh
 	@deploy/setup.sh $(PYTHON) $(VENV) local,langchain,otel,postgres,redis-server,train,dev,clients
 	@touch $@ $(VENV)/.dev $(VENV)/.serve
+
+# What audits, in an environment of its own: it is no part of what it looks through.
+build/audit/.ready: deploy/audit.txt
+	@echo "== pip-audit and cyclonedx-bom in $(@D)"
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
+	@touch $@
 
 # Clients that cannot be installed beside this project's tests. They talk HTTP, so another environment will do.
 build/clients/%/.ready: tests/clients/older/%.txt

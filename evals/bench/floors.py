@@ -1,9 +1,9 @@
 """Bare pass-throughs: what an ASGI or RSGI server with an HTTP client costs, before a gateway does anything of its own.
 
-    python -m smallfirst.evals.bench.floors --upstream http://127.0.0.1:9000/v1 --port 9001 --client httpx
+    python -m smallfirst.evals.bench.floors --upstream http://127.0.0.1:9000/v1 --port 9001 --client aiohttp
 
-A body goes out as it came in, an answer comes back as it is; nothing is read, logged, timed or retried. `httpx` is the
-client of the gateway's own cloud models: httpx over aiohttp's connections.
+A body goes out as it came in, an answer comes back as it is; nothing is read, logged, timed or retried. `aiohttp` is
+the client of the gateway's own cloud models; `httpx` is httpx over aiohttp's connections.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-CLIENTS = ("httpx", "aiohttp", "pyreqwest")
+CLIENTS = ("aiohttp", "httpx", "pyreqwest")
 SERVERS = ("uvicorn", "granian")
 
 _JSON = {"content-type": "application/json", "user-agent": "floor"}
@@ -89,7 +89,7 @@ class _Pyreqwest:
 
 
 def httpx_client(url: str) -> Open:
-    """Return httpx over aiohttp, as `CloudModel` has it."""
+    """Return httpx over aiohttp."""
     import aiohttp
     import httpx
     from httpx_aiohttp import AiohttpTransport
@@ -118,7 +118,7 @@ def httpx_client(url: str) -> Open:
 
 
 def aiohttp_client(url: str) -> Open:
-    """Return aiohttp alone."""
+    """Return aiohttp alone, as `Upstream` has it."""
     import aiohttp
 
     @asynccontextmanager
@@ -243,7 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A bare pass-through.")
     parser.add_argument("--upstream", required=True, help="with the path up to /v1")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--client", choices=CLIENTS, default="httpx")
+    parser.add_argument("--client", choices=CLIENTS, default="aiohttp")
     parser.add_argument("--server", choices=SERVERS, default="uvicorn")
     options = parser.parse_args()
     clients = {"httpx": httpx_client, "aiohttp": aiohttp_client, "pyreqwest": pyreqwest_client}

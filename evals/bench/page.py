@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,21 @@ def write(document: Path, result: Mapping[str, Any]) -> None:
     Raises:
         BenchError: The document has no such marks.
     """
+    place(document, START, END, lambda: markdown(result))
+
+
+def place(document: Path, start: str, end: str, figures: Callable[[], str]) -> None:
+    """Put figures between two marks of a document.
+
+    Raises:
+        BenchError: The document has no such marks.
+    """
     text = document.read_text(encoding="utf-8")
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise BenchError(f"{document} has no place for figures: {START} … {END}")
-    document.write_text(f"{before}{START}\n\n{markdown(result)}\n{END}{after}", encoding="utf-8")
+    before, begins, rest = text.partition(start)
+    _, ends, after = rest.partition(end)
+    if not begins or not ends:
+        raise BenchError(f"{document} has no place for figures: {start} … {end}")
+    document.write_text(f"{before}{start}\n\n{figures()}\n{end}{after}", encoding="utf-8")
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -51,7 +60,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         lines += [f"**Preliminary: a {result['depth']} run.**", ""]
     lines += [line for warning in result["warnings"] for line in (f"**{warning}**", "")]
     for title, table in tables(result).items():
-        lines += [title, "", *_drawn(table), ""]
+        lines += [title, "", *drawn(table), ""]
     lines += [line for name, why in result["skipped"].items() for line in (f"Left out: {name}, {why}.", "")]
     for name, failures in result["failures"].items():
         lines += [line for what, why in failures.items() for line in (f"Failed: {name}, {what}: {why}", "")]
@@ -167,6 +176,7 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def _drawn(table: Table) -> list[str]:
+def drawn(table: Table) -> list[str]:
+    """Return the lines of a table; its first row has the columns' names."""
     head, *rows = (f"| {' | '.join(row)} |" for row in table)
     return [head, "|---" * len(table[0]) + "|", *rows]

@@ -90,8 +90,14 @@ def targets() -> tuple[Target, ...]:
     """Return all, in the order in which tables have them."""
     return (
         Target("smallfirst", "smallfirst", _nothing, _smallfirst, model="auto"),
-        Target("floor", "bare pass-through, httpx over aiohttp", _nothing, _floor("httpx")),
-        Target("floor-aiohttp", "bare pass-through, aiohttp", _nothing, _floor("aiohttp")),
+        Target("floor", "bare pass-through, aiohttp", _nothing, _floor("aiohttp")),
+        Target(
+            "floor-httpx",
+            "bare pass-through, httpx over aiohttp",
+            _added("httpx_aiohttp"),
+            _floor("httpx"),
+            usual=False,
+        ),
         Target(
             "floor-pyreqwest",
             "bare pass-through, pyreqwest",
