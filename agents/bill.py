@@ -60,4 +60,6 @@ def receipt_of(message: AIMessage) -> Receipt | None:
         saved_usd=metadata["saved_usd"],
         overhead_ms=metadata["overhead_ms"],
         attempts=metadata["attempts"],
+        # Messages that were kept may be older than it.
+        hedged=metadata.get("hedged", False),
     )

@@ -289,6 +289,7 @@ def response_metadata(body: dict[str, Any], receipt: Receipt, finish_reason: str
         "saved_usd": receipt.saved_usd,
         "overhead_ms": receipt.overhead_ms,
         "attempts": receipt.attempts,
+        "hedged": receipt.hedged,
     }
     return metadata | ({"finish_reason": finish_reason} if finish_reason else {})
 

@@ -45,7 +45,7 @@ def matrix(xml: str, columns: Mapping[str, str] = ASPECTS) -> str:
     """
     found: dict[str, list[tuple[str, str]]] = {}
     versions: dict[str, str] = {}
-    for case in ElementTree.fromstring(xml).iter("testcase"):
+    for case in ElementTree.fromstring(xml).iter("testcase"):  # noqa: S314 - written by pytest
         properties = {one.get("name"): one.get("value", "") for one in case.iter("property")}
         client = properties.get("client")
         if client is None:

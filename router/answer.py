@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 from .wire import Usage
 
 Route = Literal["local", "cloud", "cache"]
@@ -26,6 +28,7 @@ class Receipt:
         saved_usd: Against the baseline cloud model; None where either cost is unknown.
         overhead_ms: Time that the gateway added before the answer (of a stream: before its first chunk).
         attempts: How many models were asked.
+        hedged: Whether a second model was asked as the first had not begun to answer in time.
     """
 
     request_id: str
@@ -38,6 +41,7 @@ class Receipt:
     saved_usd: float | None
     overhead_ms: float
     attempts: int
+    hedged: bool = False
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, str]) -> Receipt:
@@ -62,31 +66,32 @@ class Receipt:
             saved_usd=number("saved-usd"),
             overhead_ms=number("overhead-ms") or 0.0,
             attempts=int(number("attempts") or 0),
+            hedged=text("hedged") == "true",
         )
 
     def headers(self) -> dict[str, str]:
         """Return the `x-smallfirst-*` response headers; what is unknown is left out."""
         values: dict[str, str | None] = {
-            "request-id": self.request_id,
-            "route": self.route,
-            "model": self.model,
-            "reason": self.reason,
-            "score": None if self.score is None else f"{self.score:.4f}",
-            "cache": self.cache,
-            "cost-usd": _usd(self.cost_usd),
-            "saved-usd": _usd(self.saved_usd),
-            "overhead-ms": f"{self.overhead_ms:.3f}",
-            "attempts": str(self.attempts),
+            "x-smallfirst-request-id": self.request_id,
+            "x-smallfirst-route": self.route,
+            "x-smallfirst-model": self.model,
+            "x-smallfirst-reason": self.reason,
+            "x-smallfirst-score": None if self.score is None else f"{self.score:.4f}",
+            "x-smallfirst-cache": self.cache,
+            "x-smallfirst-cost-usd": _usd(self.cost_usd),
+            "x-smallfirst-saved-usd": _usd(self.saved_usd),
+            "x-smallfirst-overhead-ms": f"{self.overhead_ms:.3f}",
+            "x-smallfirst-attempts": str(self.attempts),
+            "x-smallfirst-hedged": "true" if self.hedged else None,
         }
-        return {f"x-smallfirst-{name}": value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def _usd(value: float | None) -> str | None:
     return None if value is None else f"{value:.9f}".rstrip("0").rstrip(".")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A whole answer.
 
     Attributes:

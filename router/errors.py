@@ -17,17 +17,26 @@ SmallfirstError
     ├── CacheUnavailable        503: the cache was to be emptied, and its store does not answer
     ├── ResponsesUnavailable    503: a stored response was asked for, and its store does not answer
     ├── BodyTooLarge            413: over `limits.max_body_bytes`
+    ├── HeaderTooLarge          431: over `limits.max_header_bytes` or `max_headers`
+    ├── UnsupportedEncoding     415: a compressed body
+    ├── SlowClient              408: the request did not come in time
+    ├── Overloaded              503: the process has more to do than it can (`retry_after`)
+    ├── ServerStopping          503: the server ends, and the time of what it had begun is over
     ├── CannotServe             no model may or can serve it (privacy, capability, context length)
     └── ModelError              a model was asked and failed
         ├── UpstreamError           the cloud answered with an error: its status and body are passed on
-        ├── ModelUnavailable        could not be reached or loaded, or is busy (503, `retry_after`)
+        ├── ModelUnavailable        could not be reached or loaded, or is busy (503, `retry_after`);
+        │                           `ModelResting`: is not asked for a while; `UpstreamUntrusted`: wrong certificate
         ├── ModelTimeout            took too long (504); `DeadlineExceeded`: the caller's own limit is reached
         └── StreamBroken            failed after the first chunk: the stream ends with an error event
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+_NAME = re.compile(r"[\w.:/\[\]-]{1,100}", re.ASCII)
 
 
 class SmallfirstError(Exception):
@@ -192,6 +201,57 @@ class BodyTooLarge(RequestError):
     status, type, code = 413, "invalid_request_error", "body_too_large"
 
 
+class HeaderTooLarge(RequestError):
+    """The request's header is over a limit."""
+
+    status, type, code = 431, "invalid_request_error", "header_too_large"
+
+
+class UnsupportedEncoding(RequestError):
+    """The body is compressed."""
+
+    status, type, code = 415, "invalid_request_error", "unsupported_encoding"
+
+
+class SlowClient(RequestError):
+    """The client did not send its request in time."""
+
+    status, type, code = 408, "invalid_request_error", "request_timeout"
+
+
+class Overloaded(RequestError):
+    """The process has more to do than it can; nothing of the request was done.
+
+    Args:
+        retry_after: Seconds after which to try again.
+    """
+
+    status, code = 503, "overloaded"
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self._retry_after = retry_after
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which to try again."""
+        return self._retry_after
+
+
+class ServerStopping(RequestError):
+    """The server ends, and what it had begun has had its time (`server.grace`). What was made of the answer is lost."""
+
+    status, code = 503, "server_stopping"
+
+    def __init__(self) -> None:
+        super().__init__("The server is being stopped; send the request again.")
+
+    @property
+    def retry_after(self) -> float | None:
+        """Another one serves by then, or this one again."""
+        return 1.0
+
+
 class CannotServe(RequestError):
     """No configured model may or can serve the request; the policy decided so before anything was run."""
 
@@ -233,8 +293,9 @@ class UpstreamError(ModelError):
         self.error = error
         self._retry_after = retry_after
         if error is not None:
-            self.code = error.get("code") if isinstance(error.get("code"), str) else None
-            self.param = error.get("param") if isinstance(error.get("param"), str) else None
+            # The caller gets them as they came (`body`); the ledger and logs only what is a name, and no quotation.
+            self.code = _name_in(error.get("code"))
+            self.param = _name_in(error.get("param"))
 
     @property
     def retry_after(self) -> float | None:
@@ -266,6 +327,27 @@ class ModelUnavailable(ModelError):
         return self._retry_after
 
 
+class ModelResting(ModelUnavailable):
+    """The model was not asked: it failed too often lately, or its server asked to be left alone for a while.
+
+    Args:
+        retry_after: Seconds until it is asked again.
+        status: 429 where its server said that.
+    """
+
+    code = "model_resting"
+
+    def __init__(self, message: str, *, retry_after: float, status: int = 503) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.status = status
+
+
+class UpstreamUntrusted(ModelUnavailable):
+    """The server of the model does not show a certificate that it is who it should be. Nothing was sent to it."""
+
+    code = "upstream_untrusted"
+
+
 class ModelTimeout(ModelError):
     """The model took longer than its configured limit."""
 
@@ -284,3 +366,7 @@ class StreamBroken(ModelError):
 
     code = "stream_broken"
     billed_tries = 1
+
+
+def _name_in(value: Any) -> str | None:
+    return value if isinstance(value, str) and _NAME.fullmatch(value) else None

@@ -85,6 +85,7 @@ class Feedback:
         ledger: Where feedback is stored, and older requests are found.
         drift: Is told of losses.
         settings: Whether comments are kept.
+        elsewhere: Seconds after which the ledger has what another process has just served; 0: there is none.
         clock: Seconds, from any start.
     """
 
@@ -94,12 +95,14 @@ class Feedback:
         drift: DriftMonitor,
         settings: DriftSettings,
         *,
+        elsewhere: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.taken = 0
         self._ledger = ledger
         self._drift = drift
         self._settings = settings
+        self._elsewhere = elsewhere
         self._clock = clock
         self._recent: OrderedDict[tuple[str, str], tuple[float, Finding]] = OrderedDict()
         # Requests whose feedback the test has had; their first score counts there, the ledger keeps the last.
@@ -160,7 +163,11 @@ class Feedback:
         if recent is not None:
             return recent[1]
         try:
-            return await asyncio.to_thread(find, self._ledger.store, request_id, tenant)
+            found = await asyncio.to_thread(find, self._ledger.store, request_id, tenant)
+            if found is None and self._elsewhere:
+                await asyncio.sleep(self._elsewhere)
+                found = await asyncio.to_thread(find, self._ledger.store, request_id, tenant)
+            return found
         except LedgerError as exc:
             raise LedgerUnavailable("The ledger cannot be read now; try again.") from exc
 

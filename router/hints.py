@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from .errors import InvalidRequest
 from .wire import ChatRequest
@@ -14,8 +15,7 @@ MAX_LABEL = 200
 MAX_TAGS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Hints:
+class Hints(msgspec.Struct, frozen=True):
     """The labels of one request.
 
     Attributes:

@@ -33,7 +33,8 @@ class Journey:
     """Collects what happens to one request.
 
     Times are `time.perf_counter()` seconds; `started_at` is Unix time. `model_seconds` is the time that somebody waited
-    for a model: of two that run at once it counts one. `early` is the attempt that was asked before its turn.
+    for a model: of two that run at once it counts one. `early` are the attempts that were asked before their turn, and
+    `hedges` those of them that were as the one before had not begun in time; `overtaken` had not, and did not answer.
     `asked` is the request as the cache reads it, `flight` what equal requests wait for, `likeness` P(same answer) of
     the request whose answer it was given, `compared` what the baseline would have come to, `trace` its spans where
     requests are traced. `thrift` says why a thriftier policy decides than was asked for. `recorded`: its entry is made.
@@ -55,7 +56,9 @@ class Journey:
     first_chunk: float | None = None
     fallback_reason: str | None = None
     escalation: str | None = None
-    early: Attempt | None = None
+    early: tuple[Attempt, ...] = ()
+    hedges: tuple[Attempt, ...] = ()
+    overtaken: Attempt | None = None
     kind: EntryKind = "request"
     asked: Asked | None = None
     flight: Flight | None = None
@@ -126,7 +129,8 @@ class Journey:
             seconds=time.perf_counter() - begun,
             retries=retries,
             error_code=error_code,
-            early=attempt is self.early,
+            early=_is_among(self.early, attempt),
+            hedge=_is_among(self.hedges, attempt),
         )
         place, self.set_aside_at = self.set_aside_at, None
         self.attempts.insert(len(self.attempts) if place is None else place, record)
@@ -150,6 +154,13 @@ class Journey:
 
     @property
     def _why(self) -> str:
+        if self.overtaken is None or self.fallback_reason is not None:
+            return self._first_why
+        slow = f"{self.overtaken.model} had not begun to answer after {self.overtaken.hedge:g} s"
+        return f"{self._first_why}; {slow}, and another call was first"
+
+    @property
+    def _first_why(self) -> str:
         if self.fallback_reason is not None:
             return self.fallback_reason
         if self.escalation is not None:
@@ -159,6 +170,13 @@ class Journey:
         if self.cache == "semantic":
             return f"answered from the cache: asked before in other words (P {self.likeness or 0:.3f})"
         return "answered from the cache" if self.cache == "exact" else "not decided"
+
+    @property
+    def _hedged(self) -> bool:
+        """Whether a second call was made; one that was to be may have come too late for that."""
+        answered_by = self.answered_by
+        running = answered_by is not None and _is_among(self.hedges, answered_by)
+        return running or any(attempt.hedge for attempt in self.attempts)
 
     def receipt(
         self,
@@ -183,6 +201,7 @@ class Journey:
             saved_usd=None if cost_usd is None or baseline_usd is None else baseline_usd - cost_usd,
             overhead_ms=max(0.0, elapsed - self.model_seconds) * 1000,
             attempts=len(self.attempts) + running,
+            hedged=bool(self.hedges) and self._hedged,
         )
 
     def entry(
@@ -260,6 +279,7 @@ def attempt_record(
     retries: int = 0,
     error_code: str | None = None,
     early: bool = False,
+    hedge: bool = False,
 ) -> AttemptRecord:
     """Return what is written down of an attempt that took `seconds`."""
     usage, footprint = charge.usage, charge.footprint
@@ -274,6 +294,7 @@ def attempt_record(
         cost_usd=charge.cost_usd,
         error_code=error_code,
         early=early,
+        hedge=hedge,
         cached_tokens=usage.cached_tokens,
         cache_write_tokens=usage.cache_write_tokens,
         reasoning_tokens=usage.reasoning_tokens,
@@ -287,9 +308,17 @@ def attempt_record(
 
 def sum_known(values: Iterable[float | None]) -> float | None:
     """Return a sum, rounded once; None as soon as one of them is unknown."""
-    found = list(values)
-    known = [value for value in found if value is not None]
-    return math.fsum(known) if len(known) == len(found) else None
+    known = []
+    for value in values:
+        if value is None:
+            return None
+        known.append(value)
+    return math.fsum(known)
+
+
+def _is_among(attempts: tuple[Attempt, ...], attempt: Attempt) -> bool:
+    """Whether this very attempt is there: two of the same model are equal."""
+    return any(attempt is one for one in attempts)
 
 
 def _reason_code(journey: Journey, error: RequestError | None) -> str:
@@ -305,6 +334,8 @@ def _routing_code(journey: Journey, error: RequestError | None) -> str:
         return "fallback"
     if journey.escalation is not None:
         return "escalated"
+    if journey.overtaken is not None:
+        return "hedged"
     if journey.plan is not None:
         return journey.plan.decision.code
     return (error.code if error else None) or "not_decided"

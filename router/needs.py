@@ -27,6 +27,7 @@ def needs_of(request: ChatRequest, hints: Hints, *, input_tokens: int, pinned: s
         privacy="local" if kept else hints.privacy,
         personal=screening.kinds if screening is not None and kept else (),
         pinned=pinned,
+        whole=not request.fields.stream,
     )
 
 

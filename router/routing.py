@@ -31,6 +31,9 @@ from .wire import ChatFields, ChatRequest
 
 AUTO = "auto"
 
+# What of a policy has no say in which answers are kept.
+_SAME_ANSWERS = ("description", "explore", "hedge_after", "hedge_whole_after", "hedge_same_model")
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -55,8 +58,7 @@ class Target:
         return replace(self, models=models, fingerprint=fingerprint)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """A decision with what it was made of."""
 
     decision: Decision
@@ -177,11 +179,16 @@ class Routing:
             draw=draw,
         )
         if isinstance(decided, Refusal):
-            raise _refused(decided)
+            raise _refused(decided, self._soonest())
         screening = request.screening
         if screening is not None and screening.redacts and any(a.tier == "cloud" for a in decided.attempts):
             decided = replace(decided, reason=f"{decided.reason}; {screening.reason}")
         return Plan(decided, input_tokens)
+
+    def _soonest(self) -> float:
+        """Return after how many seconds the first of the models that rest is asked again, where one does."""
+        rests = [left for name in self._models if (left := self._health.rest_left(name))]
+        return max(1.0, min(rests, default=5.0))
 
     def _special(self, fields: ChatFields) -> dict[str, float]:
         if fields.response_format is None:
@@ -264,7 +271,7 @@ class Routing:
 
     def _auto(self, policy: Policy) -> Target:
         models = [_identity(model) for model in self._settings.models]
-        rules = policy.model_dump(mode="json", exclude={"description", "explore"})
+        rules = policy.model_dump(mode="json", exclude={*_SAME_ANSWERS})
         allowed = self._budgets.allowances.get(policy.name, {})
         scores = {name: ability.to_dict() for name, ability in self._abilities.items()}
         return Target(
@@ -289,10 +296,11 @@ def _fingerprint(value: object) -> str:
     return hashlib.blake2b(msgspec.json.encode(value, order="sorted"), digest_size=12).hexdigest()
 
 
-def _refused(refusal: Refusal) -> RequestError:
+def _refused(refusal: Refusal, soonest: float) -> RequestError:
+    """Return the error that says so; `soonest`: after how many seconds a model may be back."""
     message = f"{refusal.reason[0].upper()}{refusal.reason[1:]}."
     if refusal.code == "no_model_available":
-        return ModelUnavailable(message, retry_after=5.0, code=refusal.code)
+        return ModelUnavailable(message, retry_after=soonest, code=refusal.code)
     if refusal.code == "model_not_allowed":
         return ModelNotAllowed(message)
     return CannotServe(message, param=refusal.param, code=refusal.code)

@@ -100,6 +100,8 @@ class Serving:
         # Neither is a local answer that chance asked for where the policy would have gone to the cloud.
         tried_out = decision.explored and attempt.tier == "local" == decision.attempts[0].tier
         degraded = journey.fallback_reason is not None or decision.code in _DEGRADED or tried_out
+        # Nor one of a model that would not have been asked had the first one begun in time.
+        degraded = degraded or (journey.overtaken is not None and journey.overtaken.model != attempt.model)
         if self.reuse is not None and not degraded:
             self.reuse.keep(journey, attempt, body, cost_usd)
 
@@ -149,7 +151,8 @@ class Serving:
     async def _run(self, journey: Journey, form: Form[T]) -> Answered[T]:
         """Decide, then ask the models of the plan."""
         # What is asked again on our own account is kept for all: nothing is tried out with it.
-        draw = self.lot(journey.request, journey.hints) if journey.kind == "request" else None
+        tries_out = journey.kind == "request" and journey.target.policy.explore > 0
+        draw = self.lot(journey.request, journey.hints) if tries_out else None
         journey.plan = self.routing.plan(journey.request, journey.hints, journey.target, draw=draw)
         return await self.runner.run(journey, form)
 

@@ -22,12 +22,13 @@ def readiness(gateway: Gateway) -> dict[str, Any]:
     """Return `status` (`loading`, `degraded` or `ready`), the state of models, ledger, cache, keys and limits, and
     drift alarms.
 
-    An alarm does not change the status: requests are served as well as before.
+    An alarm does not change the status: requests are served as well as before. Anybody may read this, so why
+    something failed is left to the log: the words may name files and servers.
     """
     ledger = gateway.ledger.health()
     cache = gateway.cache.stats() if gateway.cache is not None else None
     states = {
-        name: state if gateway.health.available(name) else "down"
+        name: state.partition(":")[0] if gateway.health.available(name) else "down"
         for name, state in gateway.model_states.items()
     }
     access = None if gateway.access is None else gateway.access()
@@ -43,7 +44,7 @@ def readiness(gateway: Gateway) -> dict[str, Any]:
             "healthy": ledger.healthy,
             "pending": ledger.pending,
             "lost": ledger.lost,
-            "error": ledger.last_error,
+            "error": None if ledger.last_error is None else "it cannot be written; the log says why",
         },
         "cache": _cache(gateway.reuse, cache) if gateway.reuse and cache else None,
         "keys": None if access is None else {"healthy": access.keys},
@@ -81,17 +82,18 @@ def gauges(gateway: Gateway) -> Mapping[str, tuple[str, float | Labelled]]:
             _by("result", gateway.shadow.results),
         ),
         "smallfirst_model_up": (
-            "1 where a model is asked, 0 while it rests after failures",
+            "1 where a model is asked, 0 while it rests",
             {(("model", name),): float(gateway.health.available(name)) for name in gateway.models},
         ),
         "smallfirst_retries_refused_total": (
-            "Retries that were not made, as too many of a model's requests were tried again",
+            "Retries and hedges that were not made, as too many of a model's requests were asked twice",
             _by(
                 "model",
                 {name: m.budget.refused for name, m in gateway.models.items() if isinstance(m, CloudModel)},
             ),
         ),
         **_access(gateway),
+        **_load(gateway),
         **gateway.drift.gauges(),
         **_local({name: m for name, m in gateway.models.items() if isinstance(m, LocalModel)}),
     }
@@ -108,6 +110,32 @@ def _access(gateway: Gateway) -> dict[str, tuple[str, float | Labelled]]:
             float(access.keys),
         ),
         "smallfirst_limits_healthy": ("1 where the store of keys' limits answers", float(access.limits)),
+    }
+
+
+def _load(gateway: Gateway) -> dict[str, tuple[str, float | Labelled]]:
+    if gateway.load is None:
+        return {}
+    load = gateway.load()
+    connections = (
+        {}
+        if load.connections is None
+        else {"smallfirst_connections": ("Connections of clients", float(load.connections))}
+    )
+    return {
+        **connections,
+        "smallfirst_server_in_flight": ("Requests of all endpoints being answered", float(load.in_flight)),
+        "smallfirst_server_held_bytes": ("Bodies of requests being answered", float(load.held_bytes)),
+        "smallfirst_queue_delay_seconds": ("How long work stood in the process's queue last", load.delay),
+        "smallfirst_shed_share": ("Share of requests that are refused for that now", load.share),
+        "smallfirst_shed_total": (
+            "Requests refused as the process had more to do than it can, by reason",
+            _by("reason", load.shed),
+        ),
+        "smallfirst_slow_clients_total": (
+            "Clients cut off as they were too slow, by what they were slow with",
+            _by("part", load.cut),
+        ),
     }
 
 

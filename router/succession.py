@@ -25,6 +25,8 @@ NEEDS_RESTART = (
     "server.host",
     "server.port",
     "server.key_store",
+    "server.workers",
+    "server.grace",
     "limits.url",
     "limits.timeout",
     "limits.when_down",

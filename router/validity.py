@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from .models.local.schemas import NotASchema, check_schema, follows, has_pattern
+from .models.local.schemas import NotASchema, check_schema, follows, has_pattern, parts_in
 from .wire import ChatFields, NamedToolChoice
+
+# Schemas in a schema: each takes a millisecond to check.
+_MOST_PARTS = 200
 
 
 def wants_json(fields: ChatFields) -> bool:
@@ -89,11 +93,19 @@ def _flaw_of_json(text: Any, schema: Mapping[str, Any]) -> str | None:
 
 
 def _checkable(schema: Mapping[str, Any]) -> bool:
-    """Whether an answer can be held against a schema here.
+    """Whether an answer can be held against a schema here, without keeping everybody's requests waiting.
 
-    Not one that is none: that is for the model to refuse. Nor one with regular expressions: they are the caller's, and
-    one that takes for ever would stop everybody's requests with its own. (The local engine checks them elsewhere.)
+    Not one that is none: that is for the model to refuse. Nor one that is large (to look at it takes longer than
+    anything else here), nor one with regular expressions: they are the caller's, and one that takes for ever would stop
+    everybody's requests with its own. (The local engine checks them elsewhere.)
     """
+    return parts_in(schema) <= _MOST_PARTS and _is_checkable(msgspec.json.encode(schema))
+
+
+@lru_cache(maxsize=256)
+def _is_checkable(encoded: bytes) -> bool:
+    """An agent sends the same schemas over and over."""
+    schema = msgspec.json.decode(encoded)
     try:
         check_schema(schema)
     except (NotASchema, ModuleNotFoundError):

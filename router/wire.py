@@ -300,12 +300,30 @@ class ChatRequest:
         """Return the same request for another tenant."""
         return replace(self, tenant=tenant)
 
+    def with_meter(self, meter: Meter) -> ChatRequest:
+        """Return the same request with another meter: as `replace`, in a third of its time, as each attempt has one."""
+        return ChatRequest(
+            self.body,
+            self.fields,
+            self.tenant,
+            self.headers,
+            meter,
+            self.grant,
+            self.screening,
+            self.deadline,
+        )
+
+
+# Levels of a body. Whatever reads one by recursion (the privacy screening, templates) manages more than these; what
+# decodes JSON refuses a few hundred more by itself.
+DEEPEST = 128
+
 
 def decode_object(raw: bytes | dict[str, Any]) -> dict[str, Any]:
     """Decode a body.
 
     Raises:
-        InvalidRequest: It is no JSON object.
+        InvalidRequest: It is no JSON object, or nested deeper than `DEEPEST`.
     """
     try:
         body = msgspec.json.decode(raw) if isinstance(raw, bytes) else raw
@@ -313,7 +331,25 @@ def decode_object(raw: bytes | dict[str, Any]) -> dict[str, Any]:
         raise InvalidRequest(f"The body is not valid JSON: {exc}", code="invalid_json") from exc
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
+    # Only where there are brackets enough does the depth need to be looked at.
+    if isinstance(raw, bytes) and raw.count(b"[") + raw.count(b"{") > DEEPEST and _deeper(body, DEEPEST):
+        raise InvalidRequest(f"The body is nested deeper than {DEEPEST} levels.", code="json_too_deep")
     return body
+
+
+def _deeper(body: dict[str, Any], most: int) -> bool:
+    """Whether a value is nested deeper than so many levels; it is walked level by level."""
+    level: list[Any] = [body]
+    for _ in range(most):
+        level = [
+            inner
+            for item in level
+            for inner in (item.values() if type(item) is dict else item)
+            if type(inner) is dict or type(inner) is list
+        ]
+        if not level:
+            return False
+    return True
 
 
 def invalid_field(problem: str) -> InvalidRequest:

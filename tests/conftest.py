@@ -8,16 +8,21 @@ collect_ignore = [f"clients/test_client_{name}.py" for name in _HEAVY if find_sp
 
 pytest_plugins = [
     "fixtures.loopback_cloud",
+    "fixtures.serving",
     "fixtures.faulty_upstream",
+    "fixtures.hedged",
+    "fixtures.bounded_server",
     "fixtures.loopback_web",
     "fixtures.sensible_cloud",
     "fixtures.redis_server",
     "fixtures.postgres_server",
     "fixtures.local_model",
     "fixtures.native_model",
-    "fixtures.serving",
     "fixtures.door",
+    "fixtures.fuzz_house",
     "fixtures.wired",
     "fixtures.clients",
     "fixtures.chromium",
+    "fixtures.trap",
+    "fixtures.real_server",
 ]

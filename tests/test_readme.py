@@ -147,7 +147,7 @@ def test_the_settings_example_is_valid(folder: Path, environ: dict[str, str]) ->
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("target", ["serve", "test", "test-clients", "bench"])
+@pytest.mark.parametrize("target", ["serve", "test", "test-clients", "audit", "bench"])
 def test_every_make_target_of_the_readme_exists(target: str) -> None:
     assert f"make {target}" in README
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -109,7 +109,7 @@ def result_of(answer: Answer) -> dict[str, Any]:
     known = answer.body.get("classification") or {}
     try:
         label = msgspec.json.decode(answer.text.encode())["label"]
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, KeyError, TypeError, RecursionError):
         label = None
     return {
         "label": label,

@@ -11,6 +11,7 @@ import msgspec
 from ..errors import (
     CannotServe,
     InvalidRequest,
+    ModelResting,
     ModelTimeout,
     ModelUnavailable,
     RequestError,
@@ -71,6 +72,8 @@ def _of_a_model(status: int, error: dict[str, Any], response: httpx.Response) ->
     message, code = str(error.get("message") or ""), error.get("code")
     if error.get("type") != ModelUnavailable.type or not isinstance(code, str):
         return None
+    if code == ModelResting.code:
+        return ModelResting(message, retry_after=_retry_after(response) or 1.0, status=status)
     if status == ModelUnavailable.status:
         return ModelUnavailable(message, retry_after=_retry_after(response), code=code)
     if (status, code) == (ModelTimeout.status, ModelTimeout.code):

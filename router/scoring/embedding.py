@@ -7,9 +7,12 @@ read. A text's vector is the mean of its tokens' vectors, as wordllama computes 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +29,13 @@ TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
 
 # No token of this vocabulary has a word mark after another character, so that cutting there changes no result; it lets
 # the tokenizer work word by word, from its cache, which is a third faster and linear in the length of the text.
-_WORD = "▁+[^▁]*"
+_MARK = "▁"
+_WORD = f"{_MARK}+[^{_MARK}]*"
+
+# The same in a text as it comes, where the mark is a blank. A text with a longer word, or a mark of its own, is left
+# to the tokenizer, so that what is remembered of words is bounded: about 3 MB.
+_BLANKS_AND_WORD = re.compile(" +[^ ]*")
+_LONGEST_WORD, _REMEMBERED_WORDS = 32, 8192
 
 IdArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
@@ -44,6 +53,21 @@ class TokenEmbedding:
 
     tokenizer: Tokenizer
     vectors: FloatArray
+    # Looks the ids of one word up, with the blanks before it; those that came lately are remembered.
+    _of_word: Callable[[str], tuple[int, ...]] = field(init=False, repr=False, compare=False)
+    # What the tokenizer takes out of a text before it cuts it into words.
+    _taken_out: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        model = self.tokenizer.model
+
+        @lru_cache(maxsize=_REMEMBERED_WORDS)
+        def of_word(word: str) -> tuple[int, ...]:
+            return tuple(token.id for token in model.tokenize(word.replace(" ", _MARK)))
+
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        object.__setattr__(self, "_of_word", of_word)
+        object.__setattr__(self, "_taken_out", (_MARK, *(token.content for token in added)))
 
     @classmethod
     def load(cls, folder: Path | None = None) -> TokenEmbedding:
@@ -71,6 +95,10 @@ class TokenEmbedding:
         # Lone surrogates are legal in JSON strings but not in UTF-8, which the tokenizer works on.
         if not text.isascii():
             text = text.encode("utf-8", "replace").decode("utf-8")
+        words = _BLANKS_AND_WORD.findall(f" {text}")
+        if len(max(words, key=len)) <= _LONGEST_WORD and not any(mark in text for mark in self._taken_out):
+            # Most words of a text came before; to look them up takes a fifth of the tokenizer's time.
+            return np.fromiter(chain.from_iterable(map(self._of_word, words)), np.int32)
         # Not `encode_batch_fast`: a tenth of a decision's time faster, but it starts threads.
         encoded = self.tokenizer.encode(text, add_special_tokens=False)
         return np.asarray(encoded.ids, dtype=np.int32)
@@ -79,14 +107,19 @@ class TokenEmbedding:
         """Return the mean of the tokens' vectors; zeros for no tokens."""
         if not len(ids):
             return np.zeros(DIMENSIONS, np.float32)
-        weights = np.full(len(ids), 1 / len(ids), np.float32)
-        mean: FloatArray = weights @ self.vectors.take(ids, axis=0)
+        mean: FloatArray = _even(len(ids)) @ self.vectors.take(ids, axis=0)
         return mean
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Return one vector of length 1 a text (zeros for an empty one), shape (texts, 256)."""
         rows = [unit(self.mean(self.ids(text))) for text in texts]
         return np.stack(rows) if rows else np.zeros((0, DIMENSIONS), np.float32)
+
+
+@lru_cache(maxsize=256)
+def _even(count: int) -> FloatArray:
+    """Return the weights of a plain mean. Not to be changed."""
+    return np.full(count, 1 / count, np.float32)
 
 
 def unit(vector: FloatArray) -> FloatArray:

@@ -14,7 +14,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import msgspec
@@ -92,18 +91,17 @@ _BULLET = re.compile(r"^[ \t]*(?:[-*•]|\d{1,2}[.)]) ", re.MULTILINE)
 _SOLVED = re.compile(r"^(?:answer|output|response|label|a) ?:", re.MULTILINE | re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Features:
+class Features(msgspec.Struct, frozen=True, eq=False):
     """A request as numbers.
 
     Attributes:
         structure: One value for each of `STRUCTURE`.
         focus: Unit vector (256) of the last user message; zeros where it has no text.
-        context: Unit vector of the conversation, half of it the last user message.
-        unigrams: Distinct token ids of the last user message.
-        unigram_counts: How often each occurs.
-        bigrams: Distinct buckets of neighbouring tokens, in `range(BIGRAM_BUCKETS)`.
-        bigram_counts: How often each occurs.
+        context: Unit vector of the conversation, half of it the last user message; `focus` itself where there is
+            nothing else.
+        ngrams: Distinct token ids of the last user message, in order; then, from the size of the vocabulary on,
+            distinct buckets of neighbouring tokens (`BIGRAM_BUCKETS`).
+        ngram_counts: How often each occurs.
         input_tokens: Estimate of the whole prompt's tokens, tools and schema included.
         focus_tokens: Tokens of the last user message that were read.
     """
@@ -111,10 +109,8 @@ class Features:
     structure: FloatArray
     focus: FloatArray
     context: FloatArray
-    unigrams: IdArray
-    unigram_counts: FloatArray
-    bigrams: IdArray
-    bigram_counts: FloatArray
+    ngrams: IdArray
+    ngram_counts: FloatArray
     input_tokens: int
     focus_tokens: int
 
@@ -125,6 +121,8 @@ class FeatureReader:
     def __init__(self, embedding: TokenEmbedding) -> None:
         self.embedding = embedding
         self._classes = class_table(embedding.tokenizer)
+        self._vocabulary = len(embedding.vectors)
+        self._log_rank = np.log(np.arange(1, self._vocabulary + 1, dtype=np.float32))
 
     @staticmethod
     @cache
@@ -142,24 +140,21 @@ class FeatureReader:
         focus_ids = self.embedding.ids(cut.focus)
         context_ids = self.embedding.ids(cut.context)
         focus = unit(self.embedding.mean(focus_ids))
-        context_mean = self.embedding.mean(context_ids)
-        unigrams, counts = _counted(focus_ids)
-        bigrams, bigram_counts = _counted(_bigrams(focus_ids))
+        context = unit(focus + unit(self.embedding.mean(context_ids))) if len(context_ids) else focus
+        ngrams, counts = _counted(_ngrams(focus_ids, self._vocabulary))
         conversation = _conversation(request, request.fields.messages)
         values = (
             *_sizes(focus_ids, context_ids, cut.focus),
             *conversation.values,
             *_shape(cut.question, cut.focus, few_shot=cut.few_shot),
-            *self._tokens(focus_ids, len(unigrams)),
+            *self._tokens(focus_ids, int(ngrams.searchsorted(self._vocabulary))),
         )
         return Features(
             structure=np.array(values, dtype=np.float32),
             focus=focus,
-            context=unit(focus + unit(context_mean)),
-            unigrams=unigrams,
-            unigram_counts=counts,
-            bigrams=bigrams,
-            bigram_counts=bigram_counts,
+            context=context,
+            ngrams=ngrams,
+            ngram_counts=counts,
             input_tokens=_whole_length(cut, conversation, len(focus_ids) + len(context_ids)),
             focus_tokens=len(focus_ids),
         )
@@ -186,8 +181,8 @@ class FeatureReader:
         n = len(ids)
         if not n:
             return [0.0] * (3 + 2 * len(CLASSES))
-        ranks = np.log(ids.astype(np.float32) + 1)
-        counts = self._classes.take(ids, axis=0).sum(axis=0, dtype=np.float32)
+        ranks = self._log_rank.take(ids)
+        counts = np.add.reduce(self._classes.take(ids, axis=0), axis=0, dtype=np.float32)
         mean = float(np.add.reduce(ranks) / np.float32(n))
         ranks.partition((9 * n) // 10)
         return (
@@ -199,8 +194,7 @@ class FeatureReader:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
+class _Cut(msgspec.Struct, frozen=True):
     """What is read of a conversation's texts: the last question, its window, and the window of what precedes it."""
 
     question: str
@@ -217,8 +211,7 @@ def _cut(messages: Sequence[Message]) -> _Cut:
     return _Cut(question, focus, _context(messages, at, examples), bool(examples))
 
 
-@dataclass(frozen=True, slots=True)
-class _Conversation:
+class _Conversation(msgspec.Struct, frozen=True):
     values: tuple[float, ...]
     chars: int
     extra_tokens: int
@@ -408,20 +401,34 @@ def _spoken(message: Message) -> str:
     )
 
 
-def _bigrams(ids: IdArray) -> IdArray:
-    wide = ids.astype(np.uint32)
-    pairs = wide[:-1] * np.uint32(2654435761) + wide[1:] * np.uint32(40503)
-    buckets: IdArray = ((pairs ^ (pairs >> np.uint32(15))) % np.uint32(BIGRAM_BUCKETS)).astype(np.int32)
-    return buckets
+# Of Knuth's multiplicative hashing; and what bits are mixed by.
+_FIRST, _SECOND, _MIX = np.uint32(2654435761), np.uint32(40503), np.uint32(15)
+_BUCKET = np.uint32(BIGRAM_BUCKETS - 1)  # a power of two: its bits are those of the remainder
+
+
+def _ngrams(ids: IdArray, vocabulary: int) -> IdArray:
+    """Return the tokens, then the pairs of neighbours as numbers from `vocabulary` on."""
+    if not len(ids):
+        return ids
+    numbers = ids.view(np.uint32)
+    pairs = numbers[:-1] * _FIRST
+    pairs += numbers[1:] * _SECOND
+    pairs ^= pairs >> _MIX
+    pairs &= _BUCKET
+    pairs += np.uint32(vocabulary)
+    return np.concatenate((ids, pairs.view(np.int32)))
 
 
 def _counted(ids: IdArray) -> tuple[IdArray, FloatArray]:
-    """Return the distinct ids in order and how often each occurs; as `np.unique`, in half of its time."""
+    """Sort ids; return the distinct ones in order and how often each occurs. As `np.unique`, in half of its time."""
     if not len(ids):
         return ids, np.zeros(0, np.float32)
-    ordered = np.sort(ids)
-    starts = np.concatenate(([0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1))
+    ids.sort()
+    begins = np.empty(len(ids), np.bool_)
+    begins[0] = True
+    np.not_equal(ids[1:], ids[:-1], out=begins[1:])
+    (starts,) = begins.nonzero()
     counts = np.empty(len(starts), np.float32)
     np.subtract(starts[1:], starts[:-1], out=counts[:-1], casting="unsafe")
     counts[-1] = len(ids) - starts[-1]
-    return ordered.take(starts), counts
+    return ids.take(starts), counts

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from ..trees import Levels
@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 _FOCUS_TOKENS, _CHARS_PER_TOKEN = NAMES.index("log_focus_tokens"), NAMES.index("chars_per_token")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Readings:
+class Readings(msgspec.Struct, frozen=True, eq=False):
     """What the arrays say of one request, before the heads' last steps. H heads.
 
     Attributes:
-        linear: Log-odds by head of the linear part without its n-grams (H).
+        linear: Log-odds by head of the linear part (H).
         topical: Success by head from the topics (H).
         covered: Share of the topics' probability of which a head has outcomes (H).
         trees: Log-odds by head from the trees, then the gain (H + 1).
@@ -49,7 +48,7 @@ class Readings:
 
 
 class Inference:
-    """Reads one request. Made once from a classifier's arrays; holds about 0.7 MB of its own.
+    """Reads one request. Made once from a classifier's arrays; holds about 3 MB of its own.
 
     Args:
         of: Whose arrays.
@@ -70,7 +69,9 @@ class Inference:
         joined[:structural] *= np.float32(structure)
         joined[structural : structural + dimensions] *= np.float32(focus)
         joined[structural + dimensions :] *= np.float32(context)
-        self._dense = joined
+        self._dense, self._alone = joined, joined[: structural + dimensions]
+        # Side by side: what is looked up of an n-gram lies in one line of the processor's cache.
+        self._of_ngrams = np.concatenate((of.idf[:, None], of.ngrams), axis=1)
         self._bias = np.concatenate((of.bias, of.topic_bias, of.task_bias, np.zeros(1, np.float32)))
         self._ends = np.cumsum((len(of.bias), len(of.topic_bias), len(of.task_bias))).tolist()
         self._of_topics = np.concatenate((of.rates, of.covered), axis=1)
@@ -92,38 +93,38 @@ class Inference:
         scaled = (structure - self._mean) / self._scale
         np.minimum(scaled, self._clip, out=scaled)
         np.maximum(scaled, -self._clip, out=scaled)
-        said = np.concatenate((scaled, focus, features.context - focus)) @ self._dense
+        if features.context is focus:
+            # Nothing is said beside the question: what the conversation adds to it is all zeros.
+            said = np.concatenate((scaled, focus)) @ self._alone
+        else:
+            said = np.concatenate((scaled, focus, features.context - focus)) @ self._dense
         said += self._bias
         heads, topics, tasks = self._ends
-        raised = np.exp(said[heads:topics] - said[heads:topics].max())
-        by_topic = (raised @ self._of_topics / raised.sum()).tolist()
+        by_topic = said[heads:topics]
+        raised = np.exp(by_topic - np.maximum.reduce(by_topic))
+        by_topic = (raised @ self._of_topics / np.add.reduce(raised)).tolist()
         seen = focus @ self._of_focus
         axes = seen[: self._axes]
         hardness = self._hardness(float(said[tasks]), structure)
         return Readings(
-            said[:heads].tolist(),
+            (said[:heads] + self._ngrams(features)).tolist(),
             by_topic[:heads],
             by_topic[heads:],
             self._of_trees(np.concatenate((structure, axes, np.array([hardness], np.float32)))),
             softmax(said[topics:tasks].tolist()),
             hardness,
             axes,
-            float(seen[self._axes :].max()),
+            float(np.maximum.reduce(seen[self._axes :])),
         )
 
-    def log_odds(self, read: Readings, ngrams: Sequence[float]) -> list[float]:
-        """Return the heads' log-odds of success; as `Classifier.log_odds`, of one request.
-
-        Args:
-            read: From `read`.
-            ngrams: Log-odds by head of the linear part over n-grams.
-        """
+    def log_odds(self, read: Readings) -> list[float]:
+        """Return the heads' log-odds of success; as `Classifier.log_odds`, of one request."""
         odds = []
-        for figures, linear, ngram, topical, tree, covered in zip(
-            self._heads, read.linear, ngrams, read.topical, read.trees[:-1], read.covered, strict=True
+        for figures, linear, topical, tree, covered in zip(
+            self._heads, read.linear, read.topical, read.trees[:-1], read.covered, strict=True
         ):
             by_linear, by_topic, by_trees, slope, offset, intercept, hardness = figures
-            mixed = by_linear * logistic(linear + ngram) + by_topic * topical + by_trees * logistic(tree)
+            mixed = by_linear * logistic(linear) + by_topic * topical + by_trees * logistic(tree)
             own = slope * log_odds_of(mixed, 1e-4) + offset
             odds.append(covered * own + (1 - covered) * (intercept + hardness * read.hardness))
         weak, strong, counts = self._compared
@@ -131,6 +132,14 @@ class Inference:
         change = counts / 2 * read.covered[strong] * (read.trees[-1] - (high - low))
         odds[weak], odds[strong] = log_odds_of(low - change, 1e-3), log_odds_of(high + change, 1e-3)
         return odds
+
+    def _ngrams(self, features: Features) -> FloatArray:
+        """The linear part over TF-IDF, of length 1, with sublinear counts."""
+        looked_up = self._of_ngrams.take(features.ngrams, axis=0)
+        weights = (1 + np.log(features.ngram_counts)) * looked_up[:, 0]
+        length = math.sqrt(weights @ weights)
+        said: FloatArray = weights @ looked_up[:, 1:]
+        return said / np.float32(length) if length > 0 else said
 
     def _hardness(self, learned: float, structure: FloatArray) -> float:
         """As `difficulty_of`, of one request."""

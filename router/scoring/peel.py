@@ -50,12 +50,19 @@ def peeled(text: str) -> str:
         if first is None or not _is_claim(first.group(1)):
             break
         rest = rest[first.end() :].lstrip(" .!?:\n")
-    last = _LAST.search(rest, max(0, len(rest) - 260))
-    if last is not None and _is_claim(last.group(1)):
-        rest = rest[: last.start()]
+    if _is_claim(_last_words(rest)):
+        last = _LAST.search(rest, max(0, len(rest) - 260))
+        if last is not None and _is_claim(last.group(1)):
+            rest = rest[: last.start()]
     if rest is text or len(_WORD.findall(rest[:400])) < _REMAINING:
         return text
     return rest
+
+
+def _last_words(text: str) -> str:
+    """Return about what `_LAST` finds, or more; in much less time, as most texts end otherwise."""
+    end = text[-400:].rstrip().rstrip(".!?:")
+    return end[max(map(end.rfind, ".!?:\n")) + 1 :]
 
 
 def _is_claim(sentence: str) -> bool:

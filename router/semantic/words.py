@@ -21,8 +21,9 @@ from .marks import between, closing, ending, material, one_form, opening
 
 # Longer texts are not compared: they are documents, of which one changed word changes the answer.
 MAX_WORDS, MAX_CHARACTERS = 150, 2_000
-# Words whose properties are kept; about 1.3 kB each.
-KEPT_WORDS = 20_000
+# Words whose properties are kept, about 3.5 kB each; then all are looked up anew (50 µs). Texts have numbers and names
+# that never come again, so that it would else grow for long.
+KEPT_WORDS = 4_000
 # The length of the vector of a word that tells what a text is about (function words have 2, names 15 to 20).
 TELLING = 15.0
 # The weight of words that say little of what a text is about: "use", "provide", "available".

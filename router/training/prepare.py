@@ -34,9 +34,9 @@ class Matrix:
     @classmethod
     def of(cls, features: Sequence[Features], vocabulary: int) -> Matrix:
         """Stack features; `vocabulary` is the number of tokens."""
-        starts = np.cumsum([0, *(len(f.unigrams) + len(f.bigrams) for f in features)])
-        at = np.concatenate([np.concatenate((f.unigrams, f.bigrams + vocabulary)) for f in features])
-        counts = np.concatenate([np.concatenate((f.unigram_counts, f.bigram_counts)) for f in features])
+        starts = np.cumsum([0, *(len(f.ngrams) for f in features)])
+        at = np.concatenate([f.ngrams for f in features])
+        counts = np.concatenate([f.ngram_counts for f in features])
         return cls(
             np.stack([f.structure for f in features]),
             np.stack([f.focus for f in features]),

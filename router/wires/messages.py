@@ -206,7 +206,7 @@ def parse(raw: bytes | dict[str, Any], *, headers: dict[str, str], tenant: str =
     return MessagesCall(request, tuple(fields.stop_sequences or ()), thinks)
 
 
-def parse_count(raw: bytes) -> ChatRequest:
+def parse_count(raw: bytes | dict[str, Any]) -> ChatRequest:
     """Read a request to count tokens.
 
     Raises:

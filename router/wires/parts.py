@@ -49,7 +49,7 @@ class Part:
         text = self.text.strip()
         try:
             value = msgspec.json.decode(text) if text else {}
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             value = None
         if isinstance(value, dict):
             return value
@@ -205,7 +205,7 @@ class PartReader:
             return False
         try:
             msgspec.json.decode(self.parts[-1].text)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return True
         return False
 

@@ -27,6 +27,10 @@ from fixtures.serving import CLOUD
 agents: Any = importlib.import_module("agents")
 CLIENT, PACKAGE = "openai-agents", "openai-agents"
 
+if not hasattr(agents, "OpenAIChatCompletionsModel"):
+    why = "found the folder `agents` of this repository: run `pytest`, not `python -m pytest`"
+    pytest.skip(why, allow_module_level=True)
+
 
 @pytest.fixture(params=["chat", "responses"])
 async def make_agent(request: pytest.FixtureRequest, gateway_url: str) -> AsyncIterator[Any]:
