@@ -11,9 +11,6 @@ import msgspec
 from ..wire import ChatFields
 
 _LABEL_KEYS = frozenset({"type", "enum", "title", "description"})
-_OBJECT_KEYS = frozenset(
-    {"type", "properties", "required", "additionalProperties", "title", "description", "$schema"}
-)
 
 
 @dataclass(frozen=True, slots=True)

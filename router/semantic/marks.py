@@ -16,8 +16,6 @@ from types import MappingProxyType
 _QUOTES = str.maketrans("’‘“”„«»", '\'\'"""""')
 _SPACES = re.compile(r"[ \t\u00a0]+")
 _LINE_END = re.compile(r"[ \t]+(?=\n)|\r")
-# The mark that ends a sentence.
-_ENDING = re.compile(r"\s*([.?!]?)\s*")
 # What may stand between an opening courtesy and what follows, with which the courtesy is surely one.
 _ADDRESSED, _BEFORE_CLOSING = re.compile(r"\s*[,:.!]\s+"), re.compile(r"\"?\s*(?:[.?!,]\s*|\n\s*)")
 # Marks that show that what follows is material, not talk: then the mark at the end is part of it.

@@ -63,21 +63,6 @@ STRONG_EDITS = (
     "oh no I meant", "no rather", "no um", "umm sorry", "no no wait I mean", "no no change that to", "no make that",
 )  # fmt: skip
 SET_OFF_EDITS = ("no", "no wait", "wait", "sorry", "er", "scratch that", "or rather", "oh no")
-# What nobody takes anything back by where it stands alone.
-_NO_EDITS = (
-    "no",
-    "or",
-    "er",
-    "wait",
-    "sorry",
-    "make that",
-    "rather",
-    "instead",
-    "oh",
-    "well",
-    "not that",
-    "hm",
-)
 _BEFORE = (
     "hi, ",
     "hello, ",

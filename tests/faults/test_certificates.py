@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,6 @@ from fixtures.faulty_upstream import FaultyUpstream, OpenHouse, Seen, target
 from smallfirst.router.settings import CloudModelSettings
 
 PAST, FUTURE = (datetime.now(UTC) + timedelta(days=days) for days in (-1, 1))
-
-Signed = Callable[..., AbstractAsyncContextManager[tuple[FaultyUpstream, CloudModelSettings]]]
 
 
 @pytest.fixture

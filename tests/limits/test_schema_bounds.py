@@ -96,6 +96,35 @@ def test_a_regular_expression_that_takes_for_ever_is_not_looked_at(pattern: str)
     assert follows(json.dumps("a" * 5000 + "!"), {"type": "string", "pattern": pattern})
 
 
+EVIL: dict[str, Any] = {"patternProperties": {"^(a+)+$": {}}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {**EVIL, "additionalProperties": False},
+        {"elsewhere": {"here": {**EVIL, "additionalProperties": False}}, "$ref": "#/elsewhere/here"},
+        {**EVIL, "unevaluatedProperties": False},
+        {"allOf": [EVIL], "unevaluatedProperties": False},
+    ],
+)
+def test_what_is_additional_to_an_endless_expression_is_not_looked_at(schema: dict[str, Any]) -> None:
+    check_schema(schema)
+    assert follows(json.dumps({"a" * 60 + "!": 1}), schema)
+
+
+def test_many_short_looks_are_no_long_one() -> None:
+    """Each of these takes a tenth of a second."""
+    texts = ["a" * 100 + "!"] * 1000
+    assert follows(json.dumps(texts), {"items": {"pattern": "^a*a*a*$"}})
+
+
+def test_what_is_additional_to_other_expressions_is_told() -> None:
+    schema = {"patternProperties": {"^n_": {"type": "integer"}}, "additionalProperties": False}
+    assert follows('{"n_a": 1}', schema)
+    assert not follows('{"n_a": 1, "b": 1}', schema)
+
+
 def test_other_regular_expressions_are_looked_at() -> None:
     address = {"type": "string", "pattern": r"^[a-z.]+@[a-z]+\.[a-z]+$"}
     assert follows('"jo@example.org"', address)
@@ -112,6 +141,7 @@ def test_tries_grow_with_what_is_repeated() -> None:
     assert tries("a*a*b", 100) == 100**3
     assert tries("(a+)+", 10) == 2**10
     assert tries("(a+)+", 100) == float("inf")
+    assert tries("a*" * 200, 5000) == float("inf")
 
 
 @pytest.mark.parametrize(

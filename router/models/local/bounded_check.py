@@ -20,8 +20,10 @@ from jsonschema.validators import extend
 MOST_STEPS, MOST_STEPS_OF_SCHEMA = 20_000, 200_000
 # Equal values are looked for by comparing each with each, where they have no order.
 _EACH_WITH_EACH = "uniqueItems"
-# Of a regular expression, in tries of a character: tens of nanoseconds each.
-_MOST_TRIES = 10_000_000
+# Of all regular expressions, in tries of a character: tens of nanoseconds each.
+MOST_TRIES = 10_000_000
+# Looks for regular expressions wherever they may stand, and tries them by itself: it is not looked at.
+_TRIES_BY_ITSELF = "unevaluatedProperties"
 # Repetitions of at most so many are none that grow.
 _FEW = 16
 
@@ -36,6 +38,9 @@ class Steps(FormatChecker):
     Args:
         left: How many there are.
         formats: That are checked; default: none.
+
+    Attributes:
+        tries: Of regular expressions, that are left.
     """
 
     checkers = {}  # noqa: RUF012 - as in the class above
@@ -45,6 +50,7 @@ class Steps(FormatChecker):
         if formats is not None:
             self.checkers = formats.checkers
         self.left = left
+        self.tries = float(MOST_TRIES)
 
     def take(self, count: int) -> None:
         """Take steps.
@@ -86,13 +92,16 @@ def _counted(
     steps.take(1 + len(value) // 10 if isinstance(value, (list, dict)) else 1)
     if name == "pattern" and isinstance(instance, str) and isinstance(value, str):
         found = [(value, instance)]
-    elif name == "patternProperties" and isinstance(instance, dict):
-        found = [(pattern, key) for pattern in value for key in instance]
+    elif name in ("patternProperties", "additionalProperties") and isinstance(instance, dict):
+        # What is additional is told by the patterns beside it.
+        found = [(pattern, key) for pattern in schema.get("patternProperties", ()) for key in instance]
     else:
         found = []
-    if any(tries(pattern, len(text)) > _MOST_TRIES for pattern, text in found):
+    worst = sum(tries(pattern, len(text)) for pattern, text in found)
+    if worst > steps.tries or name == _TRIES_BY_ITSELF:
         # Not looked at. The grammar by which the answer was made has it, but for JSON's escapes.
         return
+    steps.tries -= worst
     yield from check(validator, value, instance, schema) or ()
 
 
@@ -109,7 +118,12 @@ def tries(pattern: str, length: int) -> float:
     cut the text.
     """
     nested, count = _kind(pattern)
-    return 2.0**length if nested and length < 64 else math.inf if nested else float(length) ** (count + 1)
+    if nested:
+        return 2.0**length if length < 64 else math.inf
+    try:
+        return float(length) ** (count + 1)
+    except OverflowError:
+        return math.inf
 
 
 @lru_cache(maxsize=256)
