@@ -136,7 +136,9 @@ class Streamed:
         """See `Form`."""
         if ask.attempt.samples > 1:
             try:
-                return _streamed(await _examined(msgspec.structs.replace(ask, request=_in_one_piece(ask.request))))
+                return _streamed(
+                    await _examined(msgspec.structs.replace(ask, request=_in_one_piece(ask.request)))
+                )
             except Rejected as exc:
                 exc.answer = _streamed(exc.answer) if exc.answer is not None else None
                 raise

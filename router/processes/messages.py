@@ -7,7 +7,6 @@ import msgspec
 from ..access.limits import Demand, Verdict
 from ..settings import Settings
 from ..succession import Change
-from ..wires.response_store import Stored
 from .source import Given
 
 
@@ -65,11 +64,15 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A response to keep."""
+    """A response to keep.
+
+    Attributes:
+        stored: As JSON, which has room for any integer, and MessagePack has not.
+    """
 
     tenant: str
     response_id: str
-    stored: Stored
+    stored: bytes
 
 
 class Wanted(msgspec.Struct, frozen=True):

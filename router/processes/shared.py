@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ..access.limits import BudgetName, Demand, Settlement, Verdict
 from ..access.local import LocalLimiter
 from ..errors import LimitsUnavailable, ResponseNotFound, ResponsesUnavailable
@@ -14,6 +16,8 @@ from .messages import Kept, Seed, Settled, Wanted
 
 if TYPE_CHECKING:
     from .link import Handler, Link
+
+_stored_of = msgspec.json.Decoder(Stored).decode
 
 
 class SharedLimiter:
@@ -62,19 +66,20 @@ class SharedResponses:
     async def put(self, tenant: str, response_id: str, stored: Stored) -> bool:
         """Keep a response; returns whether it is kept."""
         try:
-            return await self._link.call("keep", Kept(tenant, response_id, stored), bool)
+            kept = Kept(tenant, response_id, msgspec.json.encode(stored))
+            return await self._link.call("keep", kept, bool)
         except (Gone, Refused):
             return False
 
     async def get(self, tenant: str, response_id: str, *, param: str | None = None) -> Stored:
         """Return a response; see `ResponseStore`."""
         try:
-            found = await self._link.call("find", Wanted(tenant, response_id), Stored | None)  # type: ignore[arg-type]
+            found = await self._link.call("find", Wanted(tenant, response_id), bytes | None)  # type: ignore[arg-type]
         except (Gone, Refused) as exc:
             raise _unavailable() from exc
         if found is None:
             raise not_found(response_id, param)
-        return found  # type: ignore[no-any-return,unused-ignore]
+        return _stored_of(found)
 
     async def delete(self, tenant: str, response_id: str) -> None:
         """Forget a response; see `ResponseStore`."""
@@ -128,7 +133,7 @@ class Guest:
             "seed": (Seed, self._seed),
             "admit": (Demand, self._admit),
             "settle": (Settled, self._settle),
-            "keep": (Kept, lambda kept: self._responses.put(kept.tenant, kept.response_id, kept.stored)),
+            "keep": (Kept, self._keep),
             "find": (Wanted, self._find),
             "forget": (Wanted, self._forget),
         }
@@ -153,9 +158,12 @@ class Guest:
         self._open.pop(settled.demand.lease, None)
         self._limiter.settle(Settlement(settled.demand, settled.verdict, settled.tokens, settled.nano_usd))
 
-    async def _find(self, wanted: Wanted) -> Stored | None:
+    async def _keep(self, kept: Kept) -> bool:
+        return await self._responses.put(kept.tenant, kept.response_id, _stored_of(kept.stored))
+
+    async def _find(self, wanted: Wanted) -> bytes | None:
         try:
-            return await self._responses.get(wanted.tenant, wanted.response_id)
+            return msgspec.json.encode(await self._responses.get(wanted.tenant, wanted.response_id))
         except ResponseNotFound:
             return None
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from ..settings import Settings
     from ..succession import Change
 
-# Seconds until the parent's loop has its first answer; it starts models in threads of their own.
+# Seconds in which the parent's loop answers; it starts models in threads of their own.
 _PATIENCE = 30.0
 
 
@@ -227,9 +228,10 @@ async def _serve(
     if not link.alive:
         raise Gone("the parent is gone")
     await server.serve(sockets=listening.own)
-    link.tell("last", worker.dump(None))
-    # What reads it there goes on by itself.
-    await asyncio.sleep(0)
+    with suppress(Gone, Refused, TimeoutError):
+        async with asyncio.timeout(_PATIENCE):
+            # Answered when all that was said before it has been heard, too: what requests took, for one.
+            await link.call("last", worker.dump(None), type(None))
 
 
 def main() -> None:

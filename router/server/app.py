@@ -85,13 +85,14 @@ def make_app(
             yield
         finally:
             bounds.stop()
-            if stop_listening is not None:
-                stop_listening()
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)
             await store.aclose()
             await served.aclose()
             await gate.aclose()
+            if stop_listening is not None:
+                # Last: a SIGHUP that nobody listens to ends the process, before the ledger is written.
+                stop_listening()
 
     return Bounded(_Server(AccessLog(served), Router([], lifespan=lifespan)), bounds)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
+import selectors
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,8 @@ log = logging.getLogger("smallfirst.server")
 # A client may have sent its next request just when it was to be told that no more are taken: connections that are idle
 # are closed so much later, and what came meanwhile is answered.
 LINGER = 1.0
+# Seconds at most until all connections are taken that the system has in its queue; in each turn of the loop it is some.
+EMPTYING = 5.0
 # What was cut may take so long to say so, to a client that reads slowly.
 LAST_WORDS = 2.0
 # uvloop (libuv) takes one connection of a listening socket in each turn of its loop, and a turn in which a hundred
@@ -149,8 +152,8 @@ class GracefulServer(uvicorn.Server):
         # Where the app could not begin, there is none.
         made = [] if self.should_exit else self.servers
         for listening in [each for server in made for each in server.sockets]:
-            for _ in range(ACCEPTS - 1):
-                await self.listen_too(socket.socket(fileno=os.dup(listening.fileno())))
+            for _ in range(ACCEPTS - 1 if sys.platform != "win32" else 0):  # uvloop is not there
+                await self.listen_too(_same(listening))
         self.ready()
 
     async def listen_too(self, listening: socket.socket) -> Callable[[], None]:
@@ -182,7 +185,7 @@ class GracefulServer(uvicorn.Server):
         self._ends_at = min(self._ends_at, begun + self._grace)
         state = self.server_state
         self._say_close()
-        await self._stop_listening(sockets or ())
+        await self._stop_listening(sockets or (), begun + EMPTYING)
         log.info("about to end", extra={"connections": len(state.connections), "under_way": len(state.tasks)})
         await self._ended(self._ends_at)
         if not self._idle:
@@ -190,15 +193,21 @@ class GracefulServer(uvicorn.Server):
         await self.lifespan.shutdown()
         log.info("ended", extra={"seconds": round(time.monotonic() - begun, 3)})
 
-    async def _stop_listening(self, sockets: Sequence[socket.socket]) -> None:
+    async def _stop_listening(self, sockets: Sequence[socket.socket], until: float) -> None:
         # The system takes connections by itself and keeps them in a queue. It is told to keep no more, and what is
         # there is taken out of it, in the loop's next turns, before the queue goes. (Where a parent holds the sockets,
         # others may go on to listen at them.)
-        mine = [] if self._commanded else [each for server in self.servers for each in server.sockets]
-        for listening in mine:
-            with socket.socket(fileno=os.dup(listening.fileno())) as same:
+        heard = [each for server in self.servers for each in server.sockets]
+        for listening in heard if not self._commanded else ():
+            with _same(listening) as same:
                 take_no_more(same)
-        await asyncio.sleep(_LOOK)
+        with selectors.DefaultSelector() as queues:
+            for listening in heard:
+                queues.register(listening.fileno(), selectors.EVENT_READ)
+            while True:
+                await asyncio.sleep(_LOOK)
+                if not queues.select(0) or time.monotonic() >= min(until, self._ends_at):
+                    break
         for server in self.servers:
             server.close()
         for given in sockets:
@@ -242,3 +251,8 @@ class GracefulServer(uvicorn.Server):
             connection.transport.abort()
         self._ends_at = time.monotonic() + LAST_WORDS
         await self._ended(self._ends_at)
+
+
+def _same(listening: Any) -> socket.socket:
+    """Return another file of an event loop's socket."""
+    return socket.fromfd(listening.fileno(), listening.family, listening.type)

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from fixtures.bounded_server import BoundedServer, OpenServer, until
+from fixtures.bounded_server import BoundedServer, Client, OpenServer, until
 from fixtures.faulty_upstream import House, OpenHouse
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
@@ -204,6 +204,23 @@ async def test_whoever_is_refused_early_hears_it_in_the_words_of_the_wire(bounde
     )
     assert openai.headers["retry-after"] in "1234"
     assert vital == [200, 200, 200]
+
+
+async def ask_on(client: Client) -> None:
+    for _ in range(500):
+        await client.send(b"GET /v1/models HTTP/1.1\r\n\r\n" * 1000)
+
+
+async def test_refusals_that_nobody_reads_are_not_kept_without_bound(bounded_server: OpenServer) -> None:
+    app, front = bounded()
+    async with bounded_server(front) as server:
+        await overloaded(server, app)
+        client = await server.connect(limit=1)
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        with pytest.raises(ConnectionError):
+            await ask_on(client)
+        assert await until(lambda: server.bounds.load().connections == 10)
+        app.let.set()
 
 
 async def test_who_waits_to_be_asked_for_a_body_is_not_waited_for(bounded_server: OpenServer) -> None:

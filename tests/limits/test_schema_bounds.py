@@ -45,7 +45,7 @@ def test_a_dialect_that_is_named_inside_a_schema_is_no_way_around(dialect: str) 
         part["$schema"] = dialect
     check_schema(schema)
     assert follows('{"a": 1}', schema)
-    inner = {"properties": {"a": {"$schema": dialect, "type": "integer"}}}
+    inner: dict[str, Any] = {"properties": {"a": {"$schema": dialect, "type": "integer"}}}
     assert follows('{"a": 1}', inner)
     assert not follows('{"a": "b"}', inner)
 
@@ -64,6 +64,30 @@ def test_a_dialect_that_is_named_inside_a_schema_is_no_way_around(dialect: str) 
 def test_a_list_in_a_schema_that_takes_long_to_look_at_is_refused(schema: dict[str, Any]) -> None:
     with pytest.raises(NotASchema, match="takes too long"):
         check_schema(schema)
+
+
+@pytest.mark.parametrize("key", ["$ref", "$dynamicRef"])
+@pytest.mark.parametrize(
+    "hidden", [{"minimum": "a"}, {"type": "strin"}, {"items": 5}, {"pattern": "("}, {"$ref": "#/no"}, 5]
+)
+def test_what_only_a_reference_leads_to_is_checked_as_well(key: str, hidden: Any) -> None:
+    with pytest.raises(NotASchema):
+        check_schema({"elsewhere": {"here": hidden}, key: "#/elsewhere/here"})
+
+
+def test_a_reference_may_lead_to_any_place() -> None:
+    components = {"schemas": {"City": {"type": "string"}, "Trip": {"$ref": "#/components/schemas/City"}}}
+    schema = {"components": components, "properties": {"to": {"$ref": "#/components/schemas/Trip"}}}
+    check_schema(schema)
+    assert follows('{"to": "Rome"}', schema)
+    assert not follows('{"to": 1}', schema)
+
+
+def test_a_schema_that_names_another_dialect_inside_is_read_by_its_own() -> None:
+    legacy = {"$schema": "http://json-schema.org/draft-03/schema#", "extends": 5}
+    schema = {"properties": {"a": legacy}}
+    check_schema(schema)
+    assert follows('{"a": 1}', schema)
 
 
 def test_a_long_list_of_names_is_no_long_look() -> None:

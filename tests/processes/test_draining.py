@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +118,43 @@ def test_probes_are_told_at_once_and_connections_are_not_kept(served: Served, cl
     assert served.process.wait(10) == 0
 
 
+def test_connections_that_wait_in_the_queue_are_served(served: Served) -> None:
+    # Stopped, it takes none, and the system does in its place.
+    os.kill(served.process.pid, signal.SIGSTOP)
+    with ExitStack() as opened:
+        waiting = [
+            opened.enter_context(socket.create_connection(("127.0.0.1", served.port), timeout=30))
+            for _ in range(400)
+        ]
+        for each in waiting:
+            each.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        served.process.send_signal(signal.SIGTERM)
+        os.kill(served.process.pid, signal.SIGCONT)
+        assert {each.recv(15) for each in waiting} == {b"HTTP/1.1 200 OK"}
+    assert served.process.wait(10) == 0
+
+
+def test_a_hangup_meanwhile_loses_nothing(cloud: LoopbackCloud, tmp_path: Path) -> None:
+    # The last entries are written at the end.
+    ledger = {"path": str(tmp_path / "ledger.db"), "flush_interval": 1}
+    models = [cloud_model("big", cloud.base_url)]
+    with smallfirst_serve(tmp_path, models=models, ledger=ledger) as served:
+        with httpx.Client(base_url=served.root, timeout=30) as http:
+            for at in range(3):
+                assert http.post("/v1/chat/completions", json=body(at, stream=False)).status_code == 200
+        served.process.send_signal(signal.SIGTERM)
+        while served.process.poll() is None:
+            served.process.send_signal(signal.SIGHUP)
+            time.sleep(0.003)
+        assert len(served.entries()) == 3
+
+
 def test_an_idle_connection_does_not_hold_up_the_end(served: Served) -> None:
     with httpx.Client(base_url=served.root) as idle:
         idle.get("/health")
         served.process.send_signal(signal.SIGTERM)
-        assert served.process.wait(5) == 0
+        # Less than the grace.
+        assert served.process.wait(9) == 0
 
 
 def cut(served: Served, cloud: LoopbackCloud, path: str, **fields: Any) -> httpx.Response:
@@ -131,7 +166,8 @@ def cut(served: Served, cloud: LoopbackCloud, path: str, **fields: Any) -> httpx
     ):
         if response.status_code == 200:
             served.process.send_signal(signal.SIGTERM)
-            time.sleep(0.2)
+            # Two signals at once are one.
+            wait_until(lambda: "about to end" in served.said())
             served.process.send_signal(signal.SIGTERM)
         response.read()
         return response

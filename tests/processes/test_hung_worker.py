@@ -26,7 +26,7 @@ async def test_it_is_killed_and_another_one_serves(cloud: LoopbackCloud, tmp_pat
     given = Given(str(tmp_path / "none.yaml"), f"models: [{model}]\nledger: {ledger}\n", Options(workers=2))
     places = listening("127.0.0.1", 0, 2)
     port = places[0][0].getsockname()[1]
-    parent = Parent(given, given.settings(), lambda: given, places, patience=1.5)
+    parent = Parent(given, given.settings(), lambda: given, places, patience=5)
     running = asyncio.create_task(parent.run())
     try:
         async with httpx.AsyncClient(verify=False, timeout=30, headers={"connection": "close"}) as http:
@@ -34,7 +34,9 @@ async def test_it_is_killed_and_another_one_serves(cloud: LoopbackCloud, tmp_pat
                 assert (await http.get(f"http://127.0.0.1:{port}/health")).status_code == 200
             first = await asyncio.to_thread(workers)
             os.kill(first[0], signal.SIGSTOP)
-            await asyncio.to_thread(wait_until, lambda: first[0] not in workers() and len(workers()) == 2)
+            await asyncio.to_thread(
+                wait_until, lambda: first[0] not in workers() and len(workers()) == 2, seconds=30
+            )
             for _ in range(8):
                 assert (await http.get(f"http://127.0.0.1:{port}/health")).status_code == 200
     finally:

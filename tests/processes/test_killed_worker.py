@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -217,12 +218,25 @@ async def test_a_second_signal_cuts_what_a_local_model_makes(served: Served) -> 
         asked = http.stream("POST", "/v1/chat/completions", json=ENDLESS)
         async with asked as response:
             served.process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.3)
+            # Two signals at once are one.
+            await asyncio.to_thread(wait_until, lambda: "about to end" in served.said())
             served.process.send_signal(signal.SIGTERM)
             events = [part async for part in response.aiter_lines() if part]
     assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "server_stopping"
     assert await asyncio.to_thread(served.process.wait, 10) == 128 + signal.SIGTERM
     assert [entry["status"] for entry in served.entries()] == ["cancelled"]
+
+
+def test_one_that_cannot_be_started_is_tried_again(served: Served) -> None:
+    victim, other = served.workers()
+    limits = resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: "cannot be started: Too many open files" in served.said())
+    assert served.workers() == [other]
+    resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE, limits)
+    wait_until(lambda: len(served.workers()) == 2)
+    assert served.end() == 0
 
 
 def test_one_that_is_told_to_end_ends_well_and_is_replaced(served: Served, cloud: LoopbackCloud) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -136,7 +137,7 @@ def test_a_local_model_is_loaded_once_and_answers_all(served: Served) -> None:
 
 
 async def test_requests_of_all_processes_are_in_one_batch(served: Served) -> None:
-    long = body("small", "Tell me a long story about a fox.", max_tokens=120, temperature=1)
+    long = body("small", "Tell me a long story about a fox.", max_tokens=200, temperature=1)
     headers = {"authorization": f"Bearer {ALL}"}
     async with httpx.AsyncClient(base_url=served.root, headers=headers, timeout=30, verify=False) as http:
         with both(served) as clients:
@@ -151,6 +152,7 @@ async def test_requests_of_all_processes_are_in_one_batch(served: Served) -> Non
                 busy |= {
                     line.split()[1] for line in text.splitlines() if line.startswith("smallfirst_local_busy")
                 }
+                await asyncio.sleep(0.1)
             assert [answer.status_code for answer in await answers] == [200, 200]
     assert "2.0" in busy
 
@@ -179,23 +181,33 @@ async def test_a_budget_without_redis_holds_for_all_processes(served: Served) ->
 
 
 def test_slots_are_counted_for_all_processes(served: Served, upstream: LoopbackCloud) -> None:
-    async def slow(exchange: Exchange) -> bool:
-        await asyncio.sleep(0.5)
+    refused = threading.Event()
+
+    async def held(exchange: Exchange) -> bool:
+        while not refused.is_set():
+            await asyncio.sleep(0.01)
         return await usual(exchange)
 
     async def ask() -> list[int]:
+        refused.clear()
+        found: list[int] = []
         with both(served, TWO) as (one, other), both(served, TWO) as (third, fourth):
-            clients = one, other, third, fourth
             asked = [
-                asyncio.to_thread(each.post, "/v1/chat/completions", json=body("big")) for each in clients
+                asyncio.to_thread(each.post, "/v1/chat/completions", json=body("big"))
+                for each in (one, other, third, fourth)
             ]
-            return sorted(answer.status_code for answer in await asyncio.gather(*asked))
+            for answer in asyncio.as_completed(asked):
+                found.append((await answer).status_code)
+                if found.count(429) == 2:
+                    refused.set()
+        return sorted(found)
 
-    upstream.default = slow
+    upstream.default = held
     try:
         assert asyncio.run(ask()) == [200, 200, 429, 429]
         assert asyncio.run(ask()) == [200, 200, 429, 429]
     finally:
+        refused.set()
         upstream.default = None
 
 

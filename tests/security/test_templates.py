@@ -16,7 +16,8 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from smallfirst.router.errors import ModelError, ModelFileError, RequestError
 from smallfirst.router.models.local.model import LocalModel
 from smallfirst.router.models.local.prompt import PromptRenderer
-from smallfirst.router.models.local.template import MOST_SOURCE, ChatTemplate, TooCostly
+from smallfirst.router.models.local.template import MOST_SOURCE, ChatTemplate
+from smallfirst.router.models.local.template_costs import TooCostly
 from smallfirst.router.settings import LocalModelSettings
 from smallfirst.router.wire import ChatRequest
 
@@ -73,6 +74,10 @@ ESCAPES = (
     "{% extends '/etc/passwd' %}",
     "{% from 'os' import system %}",
     "{{ joined.__func__ }}{{ environment.__class__ }}{{ context.__class__ }}",
+    # Bytes, which nothing bounds.
+    "{{ 'a'.encode().center(10**9)|length }}",
+    "{{ ('a'|escape).encode().zfill(10**9)|length }}",
+    "{{ (5).to_bytes(10**9, 'big')|length }}",
 )
 
 
@@ -82,6 +87,7 @@ def test_a_template_reaches_nothing_of_python(source: str) -> None:
         shown = render(source)
     except (jinja2.TemplateError, ValueError, TypeError):
         return
+    assert "1000000000" not in shown
     assert not any(
         word in shown for word in ("<class", "<module", "<function", "__main__", "root:", "builtins")
     )
@@ -104,6 +110,12 @@ def test_a_template_changes_no_message(source: str) -> None:
     assert template_given == MESSAGES
 
 
+LONG = "{% set s = 'x' * 1000000 %}"
+OFTEN = "{% for i in range(99999) %}"
+DEEP = (
+    "{% set ns = namespace(l=[1], m=[1], t=(1,)) %}{% for i in range(16) %}"
+    "{% set ns.l = [ns.l, ns.l] %}{% set ns.m = [ns.m, ns.m] %}{% set ns.t = (ns.t, ns.t) %}{% endfor %}"
+)
 GROWING = "{% set ns = namespace(s='aaaaaaaa', l=[1], n=7) %}{% for i in range(100) %}"
 BOMBS: dict[str, str] = {
     "loops in loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
@@ -156,6 +168,36 @@ BOMBS: dict[str, str] = {
     "brackets": "{{ " + "(" * 9000 + "1" + ")" * 9000 + " }}",
     "blocks": "{% if 1 %}" * 3000 + "{% endif %}" * 3000,
     "a long source": "a" * (MOST_SOURCE + 1),
+    # Operations that make little, and go through much: in a loop, so that each one's cost counts.
+    "a form with many widths": "{{ ('%(a)99999d' * 9999) % {'a': 1} }}",
+    "a form with many widths by a method": "{{ ('{0:99999}' * 9999).format(1) }}",
+    "a form with many places": LONG + "{{ ('%(a)s' * 9999) % {'a': s} }}",
+    "a form with many places by a method": LONG + "{{ ('{0}' * 9999).format(s) }}",
+    "a form with many places by a filter": LONG + "{{ ('%(a)s' * 9999)|format(a=s) }}",
+    "a date of many widths": "{{ strftime_now('%99999Y' * 9999) }}",
+    "a long text between many": LONG + "{{ range(99999)|join(s) }}",
+    "a long text between many that come one by one": LONG + "{{ range(99999)|map('string')|join(s) }}",
+    "an indent of many lines": "{{ ('\\n' * 999999)|indent(9999) }}",
+    "JSON with an indent, many times": "{{ range(99999)|map('string')|list|batch(1)|list|tojson(indent=64) }}"
+    + OFTEN + "{{ range(9999)|list|tojson(indent=64)|length }}{% endfor %}",
+    "a sum of lists": "{{ range(99999)|batch(1)|sum(start=[]) }}",
+    "comparisons": DEEP + OFTEN + "{% if ns.l == ns.m %}{% endif %}{% endfor %}",
+    "comparisons by a test": DEEP + OFTEN + "{% if ns.l is eq(ns.m) %}{% endif %}{% endfor %}",
+    "comparisons by a loop": DEEP + OFTEN + "{{ loop.changed(ns.l if loop.index % 2 else ns.m) }}{% endfor %}",
+    "comparisons by a method": DEEP + OFTEN + "{{ [ns.l].count(ns.m) }}{% endfor %}",
+    "comparisons by a filter": DEEP + OFTEN + "{{ [ns.l, ns.m]|sort|length }}{% endfor %}",
+    "comparisons one by one": DEEP + OFTEN + "{{ ns.l in [ns.m]|map('default') }}{% endfor %}",
+    "looking for a text": LONG + OFTEN + "{% if 'xy' in s %}{% endif %}{% endfor %}",
+    "looking for a text by a method": LONG + OFTEN + "{{ s.count('xy') }}{% endfor %}",
+    "looking for a long text from the end": LONG + "{{ s.rfind('y' ~ s[:500000]) }}",
+    "taking off many characters": LONG + "{{ s.strip(s[:500000] ~ 'y') }}{{ s|trim(s[:500000]) }}",
+    "looking at each character": LONG + OFTEN + "{% if s is lower %}{% endif %}{% endfor %}",
+    "comparing texts": LONG + "{% set t = s ~ '' %}" + OFTEN + "{% if s == t %}{% endif %}{% endfor %}",
+    "cutting texts": LONG + OFTEN + "{% set t = s[1:] %}{% endfor %}",
+    "cutting lists": "{% set l = range(99999)|list %}" + OFTEN + "{% set m = l[::-1] %}{% endfor %}",
+    "looking through a range": OFTEN + "{% if 'a' in range(99999) %}{% endif %}{% endfor %}",
+    "hashes": DEEP + OFTEN + "{% set d = {ns.t: 1} %}{% endfor %}",
+    "hashes to look up": DEEP + OFTEN + "{{ {}[ns.t] }}{{ {}.get(ns.t) }}{% endfor %}",
 }  # fmt: skip
 
 

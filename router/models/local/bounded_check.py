@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any
 
-import attrs
 from jsonschema import FormatChecker
 from jsonschema.validators import extend
 
@@ -70,16 +69,15 @@ def counted(validator: Any) -> Any:
     made: Any = extend(validator, keywords)  # type: ignore[no-untyped-call]
     evolve = made.evolve
 
-    def evolve_counted(self: Any, **changes: Any) -> Any:
-        # A schema inside another one may name a dialect; that one's own class would count nothing.
-        evolved = evolve(self, **changes)
-        if isinstance(evolved, made):
-            return evolved
-        dialect: Any = type(evolved)
-        values = {of.alias: getattr(evolved, of.name) for of in attrs.fields(dialect) if of.init}
-        return counted(dialect)(**values)
+    def evolve_in_this_dialect(self: Any, **changes: Any) -> Any:
+        # A schema inside another one may name a dialect, whose own class would count nothing. It was checked by the
+        # outer one's.
+        schema = changes.setdefault("schema", self.schema)
+        if isinstance(schema, dict) and "$schema" in schema:
+            changes["schema"] = {key: value for key, value in schema.items() if key != "$schema"}
+        return evolve(self, **changes)
 
-    made.evolve = evolve_counted
+    made.evolve = evolve_in_this_dialect
     return made
 
 

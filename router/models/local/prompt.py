@@ -11,7 +11,8 @@ import msgspec
 
 from ...errors import InvalidRequest, ModelError, ModelFileError
 from ...wire import ChatRequest, Message
-from .template import ChatTemplate, TooCostly
+from .template import ChatTemplate
+from .template_costs import TooCostly
 
 # Where a piece of a prompt ends: a character for private use, which no text needs.
 _CUT = "\ue000"

@@ -29,17 +29,34 @@ def check_schema(schema: Any) -> None:
     """
     from jsonschema.validators import Draft202012Validator, validator_for
 
-    from .bounded_check import MOST_STEPS_OF_SCHEMA, Steps, TooManySteps, counted
+    from .bounded_check import MOST_STEPS_OF_SCHEMA, Steps, counted
 
     if not isinstance(schema, dict) or not isinstance(schema.get("$schema", ""), str):
         raise NotASchema("expected an object, '$schema' in it a string")
     if _depth(schema) > DEEPEST:
         raise NotASchema(f"nested deeper than {DEEPEST} levels")
-    _check_size(schema)
     dialect: Any = validator_for(schema, default=Draft202012Validator)
     steps = Steps(MOST_STEPS_OF_SCHEMA, dialect.FORMAT_CHECKER)
+    validator = counted(dialect)(dialect.META_SCHEMA, format_checker=steps)
+    waiting, known = [schema], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if not isinstance(one, bool) and id(one) not in known:
+            _check_keywords(one, validator)
+            known |= {id(part) for part in _parts(one)}
+            if len(known) > MOST_PARTS:
+                raise NotASchema(f"more than {MOST_PARTS} schemas are in it")
+            # These may stand where nobody else looks for a schema.
+            waiting += _referred(one, schema)
+
+
+def _check_keywords(schema: Any, validator: Any) -> None:
+    """Check a schema by its dialect's own schema."""
+    from .bounded_check import TooManySteps
+
+    _check_size(schema)
     try:
-        wrong = next(counted(dialect)(dialect.META_SCHEMA, format_checker=steps).iter_errors(schema), None)
+        wrong = next(validator.iter_errors(schema), None)
     except TooManySteps as exc:
         raise NotASchema("to check it takes too long") from exc
     except (RecursionError, OverflowError) as exc:
@@ -49,7 +66,6 @@ def check_schema(schema: Any) -> None:
         raise NotASchema(f"'{where or 'schema'}' is not valid: {wrong.validator}")
     if any(part.get("enum") == [] for part in _parts(schema)):
         raise NotASchema("an empty 'enum', which no value follows")
-    _check_references(schema)
 
 
 def _check_size(schema: Any) -> None:
@@ -72,15 +88,18 @@ def _patterns(part: dict[str, Any]) -> list[str]:
     return [*found, pattern] if isinstance(pattern, str) else found
 
 
-def _check_references(schema: Any) -> None:
-    """Check that every reference leads to something inside the schema, and not back to itself."""
+def _referred(schema: Any, root: Any) -> Iterator[Any]:
+    """Yield what references lead to; checks that it is inside the root, and does not lead back to itself."""
     from referencing import Registry
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import DRAFT202012
 
     registry: Any = Registry()
-    resolver = registry.resolver_with_root(DRAFT202012.create_resource(schema))
-    references = (part["$ref"] for part in _parts(schema) if isinstance(part.get("$ref"), str))
+    resolver = registry.resolver_with_root(DRAFT202012.create_resource(root))
+    given = (part.get(key) for part in _parts(schema) for key in ("$ref", "$dynamicRef"))
+    references = (reference for reference in given if isinstance(reference, str))
+    # Of these it is known that they lead somewhere.
+    ended = set[str]()
     for first in references:
         reference, seen = first, {first}
         while True:
@@ -90,13 +109,15 @@ def _check_references(schema: Any) -> None:
                 raise NotASchema(
                     "a '$ref' that leads nowhere inside the schema; others are not fetched"
                 ) from exc
+            yield found
             following = found.get("$ref") if isinstance(found, dict) else None
-            if not isinstance(following, str):
+            if not isinstance(following, str) or following in ended:
                 break
             if following in seen:
                 raise NotASchema("a '$ref' that leads back to itself")
             seen.add(following)
             reference = following
+        ended |= seen
 
 
 # What holds schemas: by name, in a list, or itself. All other keywords hold data.

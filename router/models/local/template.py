@@ -2,19 +2,19 @@
 
 A GGUF brings a template in Jinja. Jinja's sandbox keeps it from Python's insides, and from changing what it is given;
 but a sandbox alone lets it count to 10^12 or make a text of a terabyte, and then no request of that model is answered
-any more. So each rendering has a budget: every turn of a loop, every call and every character made takes of it, and
-what a single operation makes is bounded. Time is not measured: the same template ends at the same place everywhere.
+any more. So each rendering has a budget: every turn of a loop, every call, every character made, compared or searched
+takes of it, and what a single operation makes is bounded. Time is not measured: the same template ends at the same
+place everywhere.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import operator
-import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from types import NoneType
 from typing import Any, NoReturn
 
 import jinja2
@@ -26,21 +26,38 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from .template_costs import (
+    CHARACTERS,
+    MOST_ITEMS,
+    TooCostly,
+    check_format,
+    check_indent,
+    check_join,
+    check_method,
+    check_repetition,
+    check_replace,
+    longest_text,
+    searched,
+    size,
+    to_json,
+)
+
 # The longest templates that are in use have about 20,000 characters.
 MOST_SOURCE = 128 * 1024
-# What one operation may make: characters of a text, more than the largest body has; items of a list; bits of a number.
-MOST_CHARACTERS, MOST_ITEMS, MOST_BITS = 16 * 1024 * 1024, 1_000_000, 4096
 # What a whole rendering may take, two seconds: a turn of a loop, a call, an item take 1, a character a sixty-fourth.
 BUDGET = 2_000_000
-_CHARACTERS = 64
 
-_UNBOUNDED = re.compile(r"\d{6}|\*|\{[^{}]*\{")  # widths of six digits, and widths that come from elsewhere
 _SIZING = frozenset({"batch", "center", "indent", "slice", "truncate", "wordwrap"})
+_WRITING = frozenset({"join", "pprint", "string", "tojson"})
+# What compares or hashes all that is in what it is given.
+_DEEP = frozenset({"dictsort", "groupby", "max", "min", "sort", "sum", "unique"})
+_DEEP_TESTS = frozenset(
+    {"!=", "<", "<=", "==", ">", ">=", "eq", "equalto", "ge", "greaterthan", "gt", "in", "le"}
+)
+_DEEP_TESTS |= {"lessthan", "lower", "lt", "ne", "upper"}
 _USELESS = ("striptags", "urlize", "xmlattr")
-
-
-class TooCostly(jinja2.TemplateError):
-    """A template that takes too long, or makes too much."""
+# Methods that no template needs: they make bytes, which nothing here counts, or take the square of what they are given.
+_USELESS_METHODS = frozenset({"encode", "striptags", "to_bytes"})
 
 
 class _Generation(Extension):
@@ -72,8 +89,11 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         del self.globals["lipsum"]
         # As transformers writes JSON: no escapes that HTML would need.
         filters = {name: filter_ for name, filter_ in self.filters.items() if name not in _USELESS}
-        filters["tojson"] = _tojson
+        filters["tojson"] = to_json
         self.filters = {name: self._bounded(name, filter_) for name, filter_ in filters.items()}
+        self.tests = {
+            name: self._comparing(test) if name in _DEEP_TESTS else test for name, test in self.tests.items()
+        }
 
     # --- the budget -------------------------------------------------------------------------------------------
 
@@ -95,8 +115,11 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(value, (list, tuple, dict, range)):
             self.tick(1 + len(value))
             self._weight(value)
+            if isinstance(value, dict):
+                # Its keys were hashed.
+                self.tick(sum(map(self._weight, value)))
         elif not isinstance(value, Namespace):
-            self.tick(_size(value))
+            self.tick(size(value))
         return value
 
     def shown(self, value: Any) -> Any:
@@ -104,10 +127,29 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self.tick(self._weight(value))
         return value
 
+    def compared(self, value: Any) -> Any:
+        """Take what it costs to compare, search or hash a value; returns it, a list where it was a generator."""
+        if isinstance(value, (str, int)):
+            self.tick(size(value))
+            return value
+        found = list(value) if isinstance(value, Iterator) else value
+        self.tick(self._weight(found) + (len(found) if isinstance(found, range) else 0))
+        return found
+
+    def cut(self, value: Any) -> Any:
+        """Take what it costs to copy a part of a value; returns it."""
+        if isinstance(value, (str, list, tuple)):
+            self.tick(1 + len(value) / CHARACTERS)
+        return value
+
+    def _writable(self, values: Iterable[Any]) -> int:
+        """Return how many characters the longest of some values has when it is written out."""
+        return max((longest_text(value, self._weight(value)) for value in values), default=0)
+
     def _weight(self, value: Any) -> float:
         """Return what a value costs that is written out: lists may have the same list in them many times."""
         if not isinstance(value, (list, tuple, dict)):
-            return _size(value)
+            return size(value)
         known = self._weighed.get(id(value))
         if known is None:
             items = [*value, *value.values()] if isinstance(value, dict) else value
@@ -123,56 +165,91 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute, where the result cannot be too large."""
-        _size(left)
-        _size(right)
+        size(left)
+        size(right)
         if operator == "*":
-            _check_repetition(left, right)
-        elif operator == "**" and not -_CHARACTERS <= right <= _CHARACTERS:
+            check_repetition(left, right)
+        elif operator == "**" and not -CHARACTERS <= right <= CHARACTERS:
             raise TooCostly("a power that is too large")
         elif operator == "%" and isinstance(left, str):
-            _check_format(left)
+            check_format(left, self._writable([right]))
         return self.made(_OPERATORS[operator](left, right))
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         """Call, where the result cannot be too large."""
-        __self.tick()
         owner = getattr(__obj, "__self__", None)
-        if isinstance(owner, str):
-            _check_method(__obj.__name__, owner, [*args, *kwargs.values()])
+        if owner is __self:  # what `_Counted` put there
+            return __obj(*args)
+        __self.tick()
+        if isinstance(owner, (str, list, tuple, dict)):
+            args = tuple(map(__self.compared, args))
+            given = [*args, *map(__self.compared, kwargs.values())]
+            if isinstance(owner, str):
+                check_method(__obj.__name__, owner, given)
+                __self.tick(searched(__obj.__name__, owner, given))
+            elif __obj.__name__ in ("count", "index"):
+                __self.compared(owner)
+        elif getattr(__obj, "__name__", "") == "changed":  # of a loop
+            args = tuple(map(__self.compared, args))
         return __self.made(super().call(__context, __obj, *args, **kwargs))
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Return whether a template may see it."""
+        return attr not in _USELESS_METHODS and super().is_safe_attribute(obj, attr, value)
+
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """Return what stands for a text's method `format`, where no width in the text is without a bound."""
+        """Return what stands for a text's method `format`, where what it makes has a bound."""
         safe = super().wrap_str_format(value)
-        if safe is not None:
-            _check_format(value.__self__)
-        return safe
+        if safe is None:
+            return None
+
+        def bounded(*args: Any, **kwargs: Any) -> str:
+            check_format(value.__self__, self._writable([*args, *kwargs.values()]))
+            return safe(*args, **kwargs)
+
+        return bounded
 
     def join(self, *parts: Any) -> str:
         """Return what `~` makes of its parts."""
         self.tick(sum(map(self._weight, parts)))
         text = "".join(map(str, parts))
-        _size(text)
+        size(text)
         return text
+
+    def _comparing(self, test: Any) -> Any:
+        @functools.wraps(test)
+        def comparing(*args: Any) -> Any:
+            return test(*map(self.compared, args))
+
+        return comparing
 
     def _bounded(self, name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(filter_)
         def bounded(*args: Any, **kwargs: Any) -> Any:
+            if name in _DEEP or name == "join":
+                args = tuple(map(self.compared, args))
             given = [*args, *kwargs.values()]
             for value in given:
                 # Many go through all of what they are given.
-                self.tick(len(value) / _CHARACTERS if isinstance(value, (str, list, tuple, dict)) else 1)
-            if name in ("string", "pprint", "tojson", "join"):
+                self.tick(len(value) / CHARACTERS if isinstance(value, (str, list, tuple, dict)) else 1)
+            texts = [one for one in given if isinstance(one, str)]
+            if name in _WRITING:
                 self.tick(sum(map(self._weight, given)))
+            if name == "join":
+                check_join(given)
             elif name in _SIZING and any(isinstance(one, int) and one > MOST_ITEMS for one in given):
                 raise TooCostly("a size that is too large")
+            elif name == "indent":
+                check_indent(given)
             elif name == "format":
-                _check_format(args[0])
+                check_format(args[0], self._writable(given[1:]))
             elif name == "replace":
-                _check_replace([one for one in given if isinstance(one, str)])
-            elif name == "round" and any(
-                isinstance(one, int) and abs(one) > _CHARACTERS for one in given[1:]
-            ):
+                check_replace(texts)
+            elif name == "trim" and texts:
+                self.tick(searched("strip", texts[0], texts[1:]))
+            elif name == "sum" and not all(isinstance(one, (int, float, str, NoneType)) for one in given[2:]):
+                raise TooCostly("a sum of lists")
+            elif name == "round" and any(isinstance(one, int) and abs(one) > CHARACTERS for one in given[1:]):
                 raise TooCostly("a precision that is too large")
             return self.made(filter_(*args, **kwargs))
 
@@ -231,62 +308,11 @@ class ChatTemplate:
             with self._rendering:
                 environment.begin()
                 for piece in self._template.generate(values, **self._tokens):
-                    environment.tick(_size(piece))
+                    environment.tick(size(piece))
                     pieces.append(piece)
         except (RecursionError, MemoryError, OverflowError) as exc:
             raise TooCostly(f"it asks for too much ({type(exc).__name__})") from None
         return "".join(pieces)
-
-
-# --- bounds ---------------------------------------------------------------------------------------------------
-
-
-def _size(value: Any) -> float:
-    """Return what it costs to make or write a value that is no list, where it is not too large."""
-    if isinstance(value, (str, bytes)):
-        if len(value) > MOST_CHARACTERS:
-            raise TooCostly("a text that is too long")
-        return 1 + len(value) / _CHARACTERS
-    if isinstance(value, int) and value.bit_length() > MOST_BITS:
-        raise TooCostly("a number that is too large")
-    if isinstance(value, Namespace):
-        # Written out, with others in it that have others in them, it would have no bound; and nobody reads one.
-        return BUDGET + 1
-    return 1.0
-
-
-def _check_repetition(left: Any, right: Any) -> None:
-    for many, times in ((left, right), (right, left)):
-        if isinstance(many, (str, bytes, list, tuple)) and isinstance(times, int):
-            most = MOST_CHARACTERS if isinstance(many, (str, bytes)) else MOST_ITEMS
-            if len(many) * times > most:
-                raise TooCostly("a repetition that is too long")
-
-
-def _check_format(text: Any) -> None:
-    if isinstance(text, str) and _UNBOUNDED.search(text):
-        raise TooCostly("a width without a bound")
-
-
-def _check_replace(texts: list[str]) -> None:
-    if len(texts) >= 3:
-        text, old, new = texts[:3]
-        found = text.count(old) if old else len(text) + 1
-        if found * len(new) > MOST_CHARACTERS:
-            raise TooCostly("a replacement that is too long")
-
-
-def _check_method(name: str, owner: str, given: list[Any]) -> None:
-    if any(isinstance(one, int) and one > MOST_ITEMS for one in given):
-        raise TooCostly("a size that is too large")
-    if name == "replace":
-        _check_replace([owner, *(one for one in given if isinstance(one, str))])
-    elif name == "expandtabs":
-        _check_repetition(
-            "\t" * owner.count("\t"), max((one for one in given if isinstance(one, int)), default=8)
-        )
-    elif name == "join" and given and isinstance(given[0], (list, tuple, str, range)):
-        _check_repetition(owner, len(given[0]))
 
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
@@ -310,7 +336,7 @@ class _Counted(NodeTransformer):
         """Return the loop, with a tick in it that takes what its own words cost too."""
         words = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
         self.generic_visit(node)
-        tick = self._call("tick", nodes.Const(1.0 + words / _CHARACTERS), at=node)
+        tick = self._call("tick", nodes.Const(1.0 + words / CHARACTERS), at=node)
         node.body.insert(0, nodes.ExprStmt(tick, lineno=node.lineno))
         if node.test is not None:
             again = self._call("tick", nodes.Const(1.0), at=node)
@@ -337,6 +363,26 @@ class _Counted(NodeTransformer):
         self.generic_visit(node)
         return node if node.ctx == "store" else self._call("made", node, at=node)
 
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
+        """Return the comparison, with what is compared counted."""
+        self.generic_visit(node)
+        node.expr = self._compared(node.expr)
+        for operand in node.ops:
+            operand.expr = self._compared(operand.expr)
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
+        """Return it, with what is cut or hashed counted."""
+        self.generic_visit(node)
+        if isinstance(node.arg, nodes.Slice):
+            node.node = self._call("cut", node.node, at=node)
+        else:
+            node.arg = self._compared(node.arg)
+        return node
+
+    def _compared(self, node: nodes.Expr) -> nodes.Expr:
+        return node if isinstance(node, nodes.Const) else self._call("compared", node, at=node)
+
     def _call(self, name: str, *args: nodes.Expr, at: nodes.Node) -> nodes.Call:
         called = nodes.EnvironmentAttribute(name)
         made = nodes.Call(called, list(args), [], None, None, lineno=at.lineno)
@@ -352,19 +398,5 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _now(form: str) -> str:
-    _check_format(form)
+    check_format(form, CHARACTERS)
     return datetime.now().strftime(form)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    if indent is not None and not 0 <= indent <= _CHARACTERS:
-        raise TooCostly("an indent that is too large")
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )

@@ -41,8 +41,9 @@ STATS_SECONDS = 1.0
 def main() -> None:
     """Serve one model until standard input ends."""
     # Sent to a whole group of processes; the gateway decides when this one ends, by closing its input.
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     source, sink = _pipes()
     out: Outbox[FromWorker] = Outbox(sink, broken=lambda: os._exit(0))
     first = read_frame(source)
