@@ -60,7 +60,6 @@ class _Child:
     dump: Dump = field(default_factory=list)
     ready: bool = False
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
-    began: float = field(default_factory=time.monotonic)
     asked_at: float | None = None
 
 
@@ -123,11 +122,11 @@ class Parent:
             await asyncio.gather(*(self._keep(index) for index in range(len(self._places))))
             await asyncio.gather(*self._departing.values())
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                loop.remove_signal_handler(number)
             for task in tasks:
                 task.cancel()
             await asyncio.to_thread(self._engines.close)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
         return self._status
 
     # --- the life of a worker -----------------------------------------------------------------------------------
@@ -136,22 +135,29 @@ class Parent:
         """Have a worker at this place, always."""
         pause = _FIRST_PAUSE
         while not self._ending.is_set():
-            child = await self._start(index)
-            await child.leaving.wait()
-            self._lend(index)
-            self._departing[child] = asyncio.create_task(self._depart(child))
-            if self._ending.is_set() or self._given_up(child):
+            ready, began = False, time.monotonic()
+            try:
+                child = await self._start(index)
+            except OSError as exc:  # no memory, no files, no more processes
+                log.error("worker %d cannot be started: %s", index + 1, exc.strerror or exc)
+            else:
+                await child.leaving.wait()
+                ready = child.ready
+                self._children.pop(index)
+                self._lend([index, *(at for at, helper in self._lent.items() if helper is child)])
+                self._departing[child] = asyncio.create_task(self._depart(child))
+            if self._ending.is_set() or self._given_up(ready):
                 return
-            if time.monotonic() - child.began > _LIVED:
+            if time.monotonic() - began > _LIVED:
                 pause = _FIRST_PAUSE
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._ending.wait()
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _given_up(self, child: _Child) -> bool:
+    def _given_up(self, ready: bool) -> bool:
         """End all where a worker cannot begin at all; it has said why. Later on it is tried again."""
-        if child.ready or self._has_served:
+        if ready or self._has_served:
             return False
         self._status = 1
         self.stop()
@@ -213,14 +219,15 @@ class Parent:
         helper = self._lent.pop(child.index, None)
         if helper is not None:
             helper.link.tell("give_back", child.index)
+        # Others may have died when there was nobody else.
+        places = range(len(self._places))
+        self._lend([at for at in places if at not in self._children and at not in self._lent])
         async with self._reloading:
             if child.given is not self._given:
                 await self._take_on(child, self._given)
 
-    def _lend(self, index: int) -> None:
-        """Have others take connections in the place of one that is gone, and of those whose place it had taken."""
-        self._children.pop(index, None)
-        homeless = [index, *(at for at, helper in self._lent.items() if helper.index == index)]
+    def _lend(self, homeless: list[int]) -> None:
+        """Have others take connections in the place of those that are gone."""
         helpers = [child for child in self._children.values() if child.ready and child.link.alive]
         for at in homeless:
             self._lent.pop(at, None)
@@ -235,6 +242,8 @@ class Parent:
         if not await self._ends(child, self._settings.server.grace + _LAST_WORDS):
             child.process.kill()
             await child.process.wait()
+        # What it said last is read to its end.
+        await asyncio.wait({child.reading}, timeout=_SCRAPE)
         await hang_up(child.link, child.reading)
         child.guest.left()
         del self._departing[child]
@@ -301,7 +310,8 @@ class Parent:
                     task.add_done_callback(self._pings.discard)
                 elif now - child.asked_at > self._patience:
                     log.error("worker %d stands still, and is killed", child.index + 1)
-                    child.process.kill()
+                    with suppress(ProcessLookupError):
+                        child.process.kill()
 
     async def _ping(self, child: _Child) -> None:
         with suppress(Gone, Refused):
@@ -314,6 +324,8 @@ class Parent:
         asking.dump = dump
         everybody = [*self._children.values(), *self._departing]
         await asyncio.gather(*(self._ask(child) for child in everybody if child is not asking))
+        # Of those that are gone by now it is in `_dead`.
+        everybody = [*self._children.values(), *self._departing]
         there = [child.dump for child in everybody if child.link.alive]
         return there, [self._dead, *(child.dump for child in everybody if not child.link.alive)]
 
@@ -343,6 +355,8 @@ class Parent:
             SettingsError: They cannot be used. Everything is as it was.
         """
         async with self._reloading:
+            if self._ending.is_set():
+                raise SettingsError("this server is about to end")
             given = await asyncio.to_thread(self._read)
             serving = [child for child in self._children.values() if child.ready]
             if not serving:
