@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 SERVICES = ("pypi", "osv")
+# What a virtual environment brings by itself: it installs, and nothing of it serves.
+INSTALLERS = frozenset({"pip", "setuptools"})
 # Seconds for all packages at one service, and for the bill of materials.
 _AUDIT_SECONDS, _SBOM_SECONDS = 300, 300
 
@@ -53,7 +55,7 @@ def judge(report: Mapping[str, Any], reviewed: Sequence[Mapping[str, Any]], toda
         reviewed: `accepted` of `deploy/audit.toml`: `id`, `package`, `reason`, `until`.
         today: Entries whose `until` is before it have run out.
     """
-    packages = report["dependencies"]
+    packages = [one for one in report["dependencies"] if one["name"].lower() not in INSTALLERS]
     skipped = {one["name"]: one["skip_reason"] for one in packages if "skip_reason" in one}
     failures, accepted, used = list[str](), list[str](), set[int]()
     for package, found in _found(packages):

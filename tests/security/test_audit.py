@@ -53,6 +53,10 @@ def test_packages_without_a_known_vulnerability_pass(audit: ModuleType) -> None:
     assert failures(audit, [package("good"), skipped("ours")]) == ()
 
 
+def test_what_only_installs_is_not_looked_at(audit: ModuleType) -> None:
+    assert failures(audit, [package("good"), package("pip", "CVE-1"), package("setuptools", "CVE-2")]) == ()
+
+
 def test_a_vulnerability_that_nobody_has_reviewed_fails(audit: ModuleType) -> None:
     assert failures(audit, [package("bad", "CVE-1", "CVE-2")], entry()) == ("bad 1.0: CVE-2 (fixed in 2.0)",)
 
