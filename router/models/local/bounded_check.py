@@ -6,6 +6,7 @@ Imported where `jsonschema` is needed, and not before.
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -127,10 +128,10 @@ def tries(pattern: str, length: int) -> float:
 @lru_cache(maxsize=256)
 def _kind(pattern: str) -> tuple[bool, int]:
     """Return whether a regular expression repeats repetitions, and how many it has."""
-    from re import _parser  # type: ignore[attr-defined]  # no other way to see what is repeated
-
+    # There is no other way to see what is repeated.
+    parser = importlib.import_module("re._parser")
     try:
-        parsed = _parser.parse(pattern)
+        parsed = parser.parse(pattern)
     except (re.error, RecursionError, OverflowError):
         return True, 0
     deepest, count = _repetitions(parsed)
