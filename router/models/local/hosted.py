@@ -14,7 +14,7 @@ import time
 
 import msgspec
 
-from ...errors import ModelFileError
+from ...errors import ModelFileError, ModelUnavailable
 from .operations import Operations
 from .protocol import (
     Cancel,
@@ -34,6 +34,7 @@ from .protocol import (
     frame_of,
     read_frame,
 )
+from .queue import queue_full
 from .sharing import NEW, Doing
 from .worker import Reporter, load_model, take
 
@@ -146,20 +147,23 @@ class _Hub:
             if isinstance(message, Cancel):
                 client.jobs.pop(job, None)
             else:
-                waiting = self.doing().outstanding - self._load.parallel
-                if waiting >= self._load.max_queue and not message.waits:
-                    client.out.put(self._full(message.id, waiting))
+                full = self._full()
+                if full is not None and not message.waits:
+                    client.out.put(
+                        Failed(message.id, full.status, full.message, None, full.code, full.retry_after)
+                    )
                     return
                 client.jobs[job] = self._touched
             take(renamed, self._operations, self.put)
 
-    def _full(self, job: int, waiting: int) -> Failed:
-        return Failed(
-            job,
-            503,
-            f"Model '{self._load.name}' is busy: {waiting} requests wait ('max_queue').",
-            code="queue_full",
-            retry_after=max(1.0, round(waiting * self._seconds / self._load.parallel)),
+    def _full(self) -> ModelUnavailable | None:
+        load = self._load
+        return queue_full(
+            load.name,
+            self.doing().outstanding,
+            parallel=load.parallel,
+            max_queue=load.max_queue,
+            seconds=self._seconds,
         )
 
     def _remove(self, client: _Client) -> None:

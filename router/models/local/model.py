@@ -22,6 +22,7 @@ from . import several
 from .memory import MemoryBudget
 from .process import Channel, ModelProcess
 from .protocol import Delta, Done, Load, Operation, Stats
+from .queue import queue_full
 from .sharing import Engines
 
 # What the process reads of a body; of the rest it knows nothing.
@@ -202,13 +203,15 @@ class LocalModel:
         if process is None:
             raise ModelUnavailable(f"Model '{self.name}' was shut down.")
         self._budget.used(self)
-        waiting = process.outstanding - self._settings.parallel
-        if waiting >= self._settings.max_queue and not waits:
-            raise ModelUnavailable(
-                f"Model '{self.name}' is busy: {waiting} requests wait ('max_queue').",
-                retry_after=max(1.0, round(waiting * self._seconds / self._settings.parallel)),
-                code="queue_full",
-            )
+        full = queue_full(
+            self.name,
+            process.outstanding,
+            parallel=self._settings.parallel,
+            max_queue=self._settings.max_queue,
+            seconds=self._seconds,
+        )
+        if full is not None and not waits:
+            raise full
         return process.submit(
             operation,
             body,
