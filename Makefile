@@ -36,16 +36,18 @@ lint: $(VENV)/.dev  ## Format and lint
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-# The stamps hold as long as the list of dependencies does not change.
-$(VENV)/.serve: pyproject.toml deploy/setup.sh
+# The stamps hold as long as neither the list of dependencies nor what is compiled changes.
+COMPILED := $(wildcard router/scoring/arithmetic/*.pyx)
+
+$(VENV)/.serve: pyproject.toml deploy/setup.sh $(COMPILED)
 	@deploy/setup.sh $(PYTHON) $(VENV) local
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml deploy/setup.sh
+$(VENV)/.dev: pyproject.toml deploy/setup.sh $(COMPILED)
 	@deploy/setup.sh $(PYTHON) $(VENV) local,langchain,otel,postgres,redis-server,train,dev
 	@touch $@ $(VENV)/.serve
 
-$(VENV)/.clients: pyproject.toml deploy/setup.sh
+$(VENV)/.clients: pyproject.toml deploy/setup.sh $(COMPILED)
 	@deploy/setup.sh $(PYTHON) $(VENV) local,langchain,otel,postgres,redis-server,train,dev,clients
 	@touch $@ $(VENV)/.dev $(VENV)/.serve
 

@@ -45,4 +45,7 @@ if ! "$venv/bin/python" -c 'import importlib.metadata as m; m.version("llama-cpp
 fi
 say "smallfirst and its packages ($extras)"
 install --editable ".[$extras]"
+"$venv/bin/python" -c 'import sys; from smallfirst.router.scoring.arithmetic import COMPILED; sys.exit(not COMPILED)' ||
+  say "note: scoring could not be compiled and runs in numpy, three times as slow; it needs Python's headers" \
+    "(on Debian: apt-get install python3-dev), then: make clean"
 say "ready"

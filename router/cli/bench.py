@@ -45,7 +45,8 @@ def decision(load: Callable[[], Settings], requests: int, as_json: bool) -> None
     click.echo(
         f"decision: median {result['median_ms']:.3f} ms, p99 {result['p99_ms']:.3f} ms, "
         f"{result['per_second']:.0f}/s on one core "
-        f"({result['requests']} conversations of {result['tokens_median']:.0f} tokens at the median)"
+        f"({result['requests']} conversations of {result['tokens_median']:.0f} tokens at the median"
+        f"{'' if result['compiled'] else '; scoring is not compiled here: no C compiler at installation'})"
     )
 
 
@@ -58,6 +59,7 @@ def measure_decisions(settings: Settings, requests: int) -> dict[str, Any]:
     from ..hints import read_hints
     from ..routing import Routing
     from ..scoring import Scorer
+    from ..scoring.arithmetic import COMPILED
     from ..wire import ChatRequest
 
     routing = Routing(settings, Scorer.load(), ModelHealth())
@@ -77,6 +79,7 @@ def measure_decisions(settings: Settings, requests: int) -> dict[str, Any]:
         "median_ms": statistics.median(times),
         "p99_ms": statistics.quantiles(times, n=100)[98],
         "per_second": 1000 / statistics.fmean(times),
+        "compiled": COMPILED,
     }
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .arithmetic.plain import logistic
 from .embedding import FloatArray
-from .inference import logistic
 
 Floats = npt.NDArray[np.floating[Any]]
 

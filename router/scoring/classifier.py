@@ -24,9 +24,11 @@ import numpy.typing as npt
 
 from ..arrays import read_arrays
 from ..errors import SmallfirstError
+from .arithmetic import Inference
+from .arithmetic.plain import logistic
+from .arithmetic.tables import Tables
 from .embedding import DIMENSIONS, FloatArray
 from .features import BIGRAM_BUCKETS, FEATURES_HASH, NAMES, Features
-from .inference import Inference, logistic
 
 # Structural columns are standardised, clipped to this many deviations, and weighed against the embedding's.
 CLIP, STRUCTURE_WEIGHT, FOCUS_WEIGHT, CONTEXT_WEIGHT = 4.0, 0.1, 4.0, 2.0
@@ -149,21 +151,27 @@ class Classifier:
     _names: tuple[list[str], list[str]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_one", Inference(self.tables()))
+        object.__setattr__(self, "_names", (self.heads.tolist(), self.tasks.tolist()))
+
+    def tables(self) -> Tables:
+        """Return the arrays as one request at a time reads them; about 3 MB."""
         heads = self.heads.tolist()
-        one = Inference(
+        return Tables.of(
             self,
             weights=((CLIP, STRUCTURE_WEIGHT), FOCUS_WEIGHT, CONTEXT_WEIGHT),
+            length_columns=(NAMES.index("log_focus_tokens"), NAMES.index("chars_per_token")),
             compared=(heads.index(WEAK), heads.index(STRONG), GAIN_WEIGHT),
         )
-        object.__setattr__(self, "_one", one)
-        object.__setattr__(self, "_names", (heads, self.tasks.tolist()))
 
     def predict(self, features: Features) -> Prediction:
-        """Return the probabilities for one request. Pure CPU, about 0.08 ms."""
-        read = self._one.read(features)
-        odds = self._one.log_odds(read)
-        success = map(logistic, odds)
-        figures = np.array([*odds, read.hardness, *read.tasks], np.float32)
+        """Return the probabilities for one request. Pure CPU, about 0.03 ms (0.08 where it is not compiled)."""
+        context = None if features.context is features.focus else features.context
+        read = self._one.read(
+            features.structure, features.focus, context, features.ngrams, features.ngram_counts
+        )
+        success = map(logistic, read.odds)
+        figures = np.array([*read.odds, read.hardness, *read.tasks], np.float32)
         return Prediction(
             dict(zip(self._names[0], success, strict=True)),
             dict(zip(self._names[1], read.tasks, strict=True)),

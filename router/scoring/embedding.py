@@ -22,6 +22,7 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.pre_tokenizers import Split
 
 from ..errors import SmallfirstError
+from .arithmetic import unit_mean
 
 DIMENSIONS = 256
 WEIGHTS = "weights/l2_supercat_256.safetensors"
@@ -103,23 +104,14 @@ class TokenEmbedding:
         encoded = self.tokenizer.encode(text, add_special_tokens=False)
         return np.asarray(encoded.ids, dtype=np.int32)
 
-    def mean(self, ids: IdArray) -> FloatArray:
-        """Return the mean of the tokens' vectors; zeros for no tokens."""
-        if not len(ids):
-            return np.zeros(DIMENSIONS, np.float32)
-        mean: FloatArray = _even(len(ids)) @ self.vectors.take(ids, axis=0)
-        return mean
+    def vector(self, ids: IdArray) -> FloatArray:
+        """Return the mean of the tokens' vectors, scaled to length 1; zeros for no tokens."""
+        return unit_mean(self.vectors, ids)
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Return one vector of length 1 a text (zeros for an empty one), shape (texts, 256)."""
-        rows = [unit(self.mean(self.ids(text))) for text in texts]
+        rows = [self.vector(self.ids(text)) for text in texts]
         return np.stack(rows) if rows else np.zeros((0, DIMENSIONS), np.float32)
-
-
-@lru_cache(maxsize=256)
-def _even(count: int) -> FloatArray:
-    """Return the weights of a plain mean. Not to be changed."""
-    return np.full(count, 1 / count, np.float32)
 
 
 def unit(vector: FloatArray) -> FloatArray:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 import msgspec
@@ -21,6 +21,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ..wire import ChatRequest, Message, NamedToolChoice
+from .arithmetic import read_tokens
 from .embedding import FloatArray, IdArray, TokenEmbedding, unit
 from .peel import peeled
 from .vocabulary import CLASSES, class_table
@@ -121,8 +122,7 @@ class FeatureReader:
     def __init__(self, embedding: TokenEmbedding) -> None:
         self.embedding = embedding
         self._classes = class_table(embedding.tokenizer)
-        self._vocabulary = len(embedding.vectors)
-        self._log_rank = np.log(np.arange(1, self._vocabulary + 1, dtype=np.float32))
+        self._log_rank = np.log(np.arange(1, len(embedding.vectors) + 1, dtype=np.float32))
 
     @staticmethod
     @cache
@@ -135,19 +135,19 @@ class FeatureReader:
         return FeatureReader(TokenEmbedding.load())
 
     def read(self, request: ChatRequest) -> Features:
-        """Return the features of a request. Pure CPU; about 0.6 ms for 500 tokens, under 10 ms for any body."""
+        """Return the features of a request. Pure CPU, under 10 ms for any body."""
         cut = _cut(request.fields.messages)
         focus_ids = self.embedding.ids(cut.focus)
         context_ids = self.embedding.ids(cut.context)
-        focus = unit(self.embedding.mean(focus_ids))
-        context = unit(focus + unit(self.embedding.mean(context_ids))) if len(context_ids) else focus
-        ngrams, counts = _counted(_ngrams(focus_ids, self._vocabulary))
+        focus = self.embedding.vector(focus_ids)
+        context = unit(focus + self.embedding.vector(context_ids)) if len(context_ids) else focus
+        ngrams, counts, columns = read_tokens(focus_ids, self._classes, self._log_rank, BIGRAM_BUCKETS)
         conversation = _conversation(request, request.fields.messages)
         values = (
             *_sizes(focus_ids, context_ids, cut.focus),
             *conversation.values,
             *_shape(cut.question, cut.focus, few_shot=cut.few_shot),
-            *self._tokens(focus_ids, int(ngrams.searchsorted(self._vocabulary))),
+            *columns,
         )
         return Features(
             structure=np.array(values, dtype=np.float32),
@@ -175,23 +175,6 @@ class FeatureReader:
         sample = _window(text, FOCUS_HEAD, FOCUS_TAIL)
         tokens = len(self.embedding.ids(sample))
         return tokens if len(sample) >= len(text) else math.ceil(tokens * len(text) / len(sample))
-
-    def _tokens(self, ids: IdArray, distinct: int) -> Iterable[float]:
-        """Columns from the tokens themselves, `distinct` to the end."""
-        n = len(ids)
-        if not n:
-            return [0.0] * (3 + 2 * len(CLASSES))
-        ranks = self._log_rank.take(ids)
-        counts = np.add.reduce(self._classes.take(ids, axis=0), axis=0, dtype=np.float32)
-        mean = float(np.add.reduce(ranks) / np.float32(n))
-        ranks.partition((9 * n) // 10)
-        return (
-            distinct / n,
-            mean,
-            float(ranks[(9 * n) // 10]),
-            *(counts / n).tolist(),
-            *np.log1p(counts).tolist(),
-        )
 
 
 class _Cut(msgspec.Struct, frozen=True):
@@ -399,36 +382,3 @@ def _spoken(message: Message) -> str:
     return "\n".join(
         f"{c.function.name} {c.function.arguments[:CONTEXT_TAIL]}" for c in message.tool_calls if c.function
     )
-
-
-# Of Knuth's multiplicative hashing; and what bits are mixed by.
-_FIRST, _SECOND, _MIX = np.uint32(2654435761), np.uint32(40503), np.uint32(15)
-_BUCKET = np.uint32(BIGRAM_BUCKETS - 1)  # a power of two: its bits are those of the remainder
-
-
-def _ngrams(ids: IdArray, vocabulary: int) -> IdArray:
-    """Return the tokens, then the pairs of neighbours as numbers from `vocabulary` on."""
-    if not len(ids):
-        return ids
-    numbers = ids.view(np.uint32)
-    pairs = numbers[:-1] * _FIRST
-    pairs += numbers[1:] * _SECOND
-    pairs ^= pairs >> _MIX
-    pairs &= _BUCKET
-    pairs += np.uint32(vocabulary)
-    return np.concatenate((ids, pairs.view(np.int32)))
-
-
-def _counted(ids: IdArray) -> tuple[IdArray, FloatArray]:
-    """Sort ids; return the distinct ones in order and how often each occurs. As `np.unique`, in half of its time."""
-    if not len(ids):
-        return ids, np.zeros(0, np.float32)
-    ids.sort()
-    begins = np.empty(len(ids), np.bool_)
-    begins[0] = True
-    np.not_equal(ids[1:], ids[:-1], out=begins[1:])
-    (starts,) = begins.nonzero()
-    counts = np.empty(len(starts), np.float32)
-    np.subtract(starts[1:], starts[:-1], out=counts[:-1], casting="unsafe")
-    counts[-1] = len(ids) - starts[-1]
-    return ids.take(starts), counts

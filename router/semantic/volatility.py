@@ -28,7 +28,7 @@ from ..arrays import read_arrays
 from ..classification.head import KeyArray, Ngrams, word_keys
 from ..errors import SmallfirstError
 from ..scoring.classifier import softmax
-from ..scoring.embedding import DIMENSIONS, FloatArray, TokenEmbedding, unit
+from ..scoring.embedding import DIMENSIONS, FloatArray, TokenEmbedding
 
 CLASSES = ("static", "time_dependent", "user_state", "action")
 FORMAT = 1
@@ -220,7 +220,7 @@ class Volatility:
         read = clipped(text)
         weights = self.weights
         scores = weights.words.scores(edge_keys(read)) + self.words.of(read) @ weights.cues + weights.bias
-        vector = unit(self.embedding.mean(self.embedding.ids(read)))
+        vector = self.embedding.vector(self.embedding.ids(read))
         return softmax(scores + vector @ weights.dense)
 
 

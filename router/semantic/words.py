@@ -337,7 +337,7 @@ class Lexicon:
 
     def _look_up(self, word: str) -> Word:
         ids = self.embedding.ids(word)
-        tokens = self.embedding.vectors[ids].sum(axis=0) if len(ids) else self.embedding.mean(ids)
+        tokens = self.embedding.vectors[ids].sum(axis=0)
         stem = self.lists.stem(word)
         classes = self.lists.classes
         if is_number(word):
