@@ -14,6 +14,12 @@ from .wire import ChatRequest, ReplyStream
 
 HEADER = "x-request-timeout"
 
+# Calls that a loop makes soon, one after the other, between a timer that rings and the cancel that it stands for. A
+# loop that was late may have the answer still unread in its socket (libuv's rings before it reads), or read while the
+# task that waits for it has not run yet: once cancelled, a task does not look at what it got. The first call may come
+# before the loop reads; before the second it has read, and before the third the task has run.
+TURNS = 3
+
 
 def deadline_of(headers: Mapping[str, str]) -> float | None:
     """Return when a request that begins now must be over, in `time.monotonic()` seconds; None: it has its time.
@@ -54,6 +60,8 @@ def header_value(deadline: float) -> str:
 async def ends_by(deadline: float | None) -> AsyncIterator[None]:
     """Cancel the body of the `async with` at a deadline.
 
+    What has arrived by then is not lost, however late the loop is: it is read before the body is cancelled.
+
     Raises:
         DeadlineExceeded: It was reached; nothing of the body is begun where that was before.
     """
@@ -72,12 +80,40 @@ async def ends_by(deadline: float | None) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _within(left: float) -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(left) as limit:
-            yield
+        # A body that begins when the time is over gets what is there, and no turn more.
+        async with asyncio.timeout(None if left > 0 else 0) as limit:
+            bell = _Bell(limit, left) if left > 0 else None
+            try:
+                yield
+            finally:
+                if bell is not None:
+                    bell.stop()
     except TimeoutError as exc:
         if not limit.expired():
             raise
         raise _exceeded() from exc
+
+
+class _Bell:
+    """Ends a limit after so many seconds, but not before what had arrived by then was read; see `TURNS`."""
+
+    __slots__ = ("_handle", "_limit", "_loop")
+
+    def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._handle: asyncio.Handle = self._loop.call_later(seconds, self._ring, TURNS)
+
+    def stop(self) -> None:
+        """Leave the limit alone."""
+        self._handle.cancel()
+
+    def _ring(self, turns: int) -> None:
+        if turns > 1:
+            self._handle = self._loop.call_soon(self._ring, turns - 1)
+        else:
+            # A limit in the past ends soon: that is the last turn.
+            self._limit.reschedule(self._loop.time())
 
 
 def _exceeded() -> DeadlineExceeded:

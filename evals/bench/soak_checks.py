@@ -1,4 +1,14 @@
-"""Holds three books of a soak against each other: what clients saw, what the upstream did, and what the ledger has."""
+"""Holds three books of a soak against each other: what clients saw, what the upstream did, and what the ledger has.
+
+Of one thing the upstream cannot know what it did: a reset takes from the gateway what it has not read yet, and an
+answer that is whole to the upstream may be lost so. Hence a call counts as answered or as failed, whichever the ledger
+has, where
+
+- its answer was whole less than `MOMENT` seconds before the model's port was closed, and
+- the ledger has the attempt as one whose connection was lost, and not as late, say.
+
+Such calls are counted, in `Books.torn`. All others were answered if the upstream says so.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +33,10 @@ T = TypeVar("T")
 TOLD = 20
 # Clocks of three processes on one machine, and a line that is written a little later.
 _SLACK = 0.5
+# Seconds between an answer and a reset in which the gateway may not have read the answer.
+MOMENT = 0.25
+# Codes of connections that were lost, before an answer or in the middle of it.
+_LOST = ("upstream_unreachable", "stream_broken")
 # Codes of refusals while all models that may answer rest.
 _RESTING = ("model_resting", "no_model_available")
 
@@ -85,6 +99,7 @@ class Books:
         told: The first of them, in words.
         entries: Of these requests; `recorded`: all that the ledger has.
         injected: Failures of the upstream's by kind; harmless ones, too.
+        torn: Answers that were lost since the port was closed right after them.
         kinds: Requests by kind.
         booked_usd, used_usd: Of answers with counts: by the ledger, and by what the upstream says.
         estimated_usd: Of what nobody counted.
@@ -103,6 +118,7 @@ class Books:
     hit: int = 0
     recovered: int = 0
     resting: int = 0
+    torn: int = 0
     slowest: float = 0.0
     compared: int = 0
     estimated: int = 0
@@ -268,8 +284,10 @@ class _Auditor:
             return "no model was asked"
         for one in called:
             own = [call for call in calls if call.model == one.model]
-            if any(call.held and not _fails(call) for call in own):
-                return f"{one.model} had answered"
+            answered = [call for call in own if call.held and not _fails(call) and not self._torn(call, one)]
+            if answered:
+                since = entry.started_at + entry.duration_ms / 1000 - answered[-1].ended
+                return f"{one.model} had answered {since:.3f} s before"
             failed = sum(_fails(call) for call in own)
             if failed <= one.retries and not self._was_down(one.model, entry):
                 return f"{one.model} was asked {one.retries + 1} times and failed {failed} times"
@@ -288,6 +306,16 @@ class _Auditor:
         begun, ended = entry.started_at - _SLACK, entry.started_at + entry.duration_ms / 1000 + _SLACK
         return any(one.model == model and one.at <= ended and begun <= one.until for one in self._downs)
 
+    def _torn(self, call: CallLine, one: AttemptLine) -> bool:
+        """Whether a whole answer may have been lost to a reset, as the ledger says; see the module."""
+        return one.error_code in _LOST and self._reset_after(call)
+
+    def _reset_after(self, call: CallLine) -> bool:
+        """Whether the model's port was closed right after an answer of it was whole."""
+        return any(
+            one.model == call.model and call.ended <= one.at <= call.ended + MOMENT for one in self._downs
+        )
+
     # --- money ------------------------------------------------------------------------------------------------
 
     def _money(self, seen: SeenLine, entry: EntryLine, calls: Sequence[CallLine]) -> None:
@@ -304,10 +332,18 @@ class _Auditor:
                 self._compare(seen, one, [call for call in good if call.model == one.model])
         booked = {one.model for one in entry.attempts if one.outcome in ("ok", "cancelled", "unused")}
         for call in good:
-            if call.held and not seen.left and call.model not in booked:
+            if not call.held or seen.left or call.model in booked:
+                continue
+            if any(one.model == call.model and self._torn(call, one) for one in entry.attempts):
+                books.torn += 1
+            else:
                 self._defect("money", seen, f"{call.model} answered, and that is not booked")
 
     def _compare(self, seen: SeenLine, one: AttemptLine, good: Sequence[CallLine]) -> None:
+        if len(good) == 2 and one.retries and self._reset_after(good[0]):
+            # The first answer was lost, and the model asked again.
+            self.books.torn += 1
+            good = good[1:]
         if len(good) != 1:
             self._defect("money", seen, f"{one.model} is booked as answered, {len(good)} answers were sent")
             return

@@ -75,6 +75,7 @@ def _requests(books: dict[str, Any]) -> list[list[str]]:
         "failed": books["errors"],
         "hit by an injected failure or by the rest after some (without those who left)": books["hit"],
         "of these recovered by a retry or another model": books["recovered"],
+        "lost an answer to a port that was closed right after it": books["torn"],
         "refused while models rested": books["resting"],
         "shed": books["shed"],
         "attempts whose price was compared": books["compared"],

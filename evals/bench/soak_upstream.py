@@ -42,7 +42,9 @@ class CallLine(msgspec.Struct, frozen=True, omit_defaults=True):
         at: Unix seconds when it came, or when the model went down.
         until: When it was up again.
         whole: Whether all of a good answer was handed to the connection.
-        held: Whether the gateway had not hung up by then.
+        held: Whether the gateway had not hung up by then. Whether it ever read the answer is not known here: a reset
+            takes what lies unread, even where the gateway's system has it already.
+        ended: Unix seconds when that was, or 0.
     """
 
     model: str
@@ -51,6 +53,7 @@ class CallLine(msgspec.Struct, frozen=True, omit_defaults=True):
     fault: str | None = None
     whole: bool = False
     held: bool = False
+    ended: float = 0.0
     input_tokens: int = 0
     output_tokens: int = 0
     until: float = 0.0
@@ -147,7 +150,9 @@ class _Connection(asyncio.Protocol):
             # Of the others it is enough to know that they were asked for the first time.
             model.asked[identity] += 1
         used = (drawn.input_tokens, drawn.output_tokens)
-        self._line = CallLine(model.name, time.time(), identity, drawn.fault, False, False, *used)
+        self._line = CallLine(
+            model.name, time.time(), identity, drawn.fault, input_tokens=used[0], output_tokens=used[1]
+        )
         wish = Wish.read(body)
         answer = _Answer(self, drawn, body, wish)
         if drawn.fault is None and not wish.wait and not answer.streams:
@@ -171,7 +176,8 @@ class _Connection(asyncio.Protocol):
     def done(self) -> None:
         """Note that the answer is whole."""
         if self._line is not None:
-            self._line = msgspec.structs.replace(self._line, whole=True, held=self._transport is not None)
+            held = self._transport is not None
+            self._line = msgspec.structs.replace(self._line, whole=True, held=held, ended=time.time())
         self._end()
 
     def close(self) -> None:

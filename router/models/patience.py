@@ -6,6 +6,7 @@ import asyncio
 from types import TracebackType
 from typing import Literal
 
+from ..deadline import TURNS
 from ..errors import ModelTimeout
 from ..settings import Timeouts
 
@@ -20,6 +21,10 @@ class Patience:
 
     One timer serves them all, and is set anew only for a wait that ends before it rings, or when it rings: nearly every
     wait is over long before its time, and costs no timer of its own. Belongs to the event loop that it is made in.
+
+    What arrived in time is not lost because the loop was late: between the timer and the cancel the loop reads what is
+    there (see `TURNS`), and a wait that is over by then, or another one with time left, goes on. The bound stays one:
+    it is kept a few turns of the loop later, and a wait that begins when its time is over has no such turns.
 
         with patience.during("first_byte"):
             await something()
@@ -51,7 +56,7 @@ class Patience:
         self._timeouts = timeouts
         self._loop = asyncio.get_running_loop()
         self._end = self._loop.time() + timeouts.total
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._rings = 0.0
         # Of the wait that is on.
         self._task: asyncio.Task[object] | None = None
@@ -106,14 +111,20 @@ class Patience:
         if self._timer is not None:
             self._timer.cancel()
         self._rings = self._due
-        self._timer = self._loop.call_at(self._due, self._ring)
+        if self._due > self._loop.time():
+            self._timer = self._loop.call_at(self._due, self._ring, TURNS)
+        else:
+            self._timer = self._loop.call_soon(self._ring, 0)
 
-    def _ring(self) -> None:
+    def _ring(self, turns: int) -> None:
         self._timer = None
         if self._task is None:
             return
         if self._loop.time() < self._due - _RESOLUTION:
             self._set()
-            return
-        self._over = True
-        self._task.cancel()
+        elif turns:
+            # Still the timer that is set, to a wait that begins meanwhile.
+            self._timer = self._loop.call_soon(self._ring, turns - 1)
+        else:
+            self._over = True
+            self._task.cancel()

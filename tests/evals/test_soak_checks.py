@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from smallfirst.evals.bench.soak_checks import Books, Rules, audit
+from smallfirst.evals.bench.soak_checks import MOMENT, Books, Rules, audit
 from smallfirst.evals.bench.soak_clients import Plan, SeenLine, asks
 from smallfirst.evals.bench.soak_faults import CALM, CHANCES, draw
 from smallfirst.evals.bench.soak_upstream import CallLine
@@ -36,7 +36,12 @@ def seen(**fields: Any) -> SeenLine:
 
 def call(**fields: Any) -> CallLine:
     given = {"model": "a", "at": 100.0, "whole": True, "held": True, "input_tokens": 10, "output_tokens": 20}
-    return CallLine(**{"identity": ID, **given, **fields})
+    return CallLine(**{"identity": ID, "ended": 100.05, **given, **fields})
+
+
+def closed(at: float, **fields: Any) -> CallLine:
+    """The port of a model was closed."""
+    return CallLine(**{"model": "a", "at": at, "until": at + 0.5, "fault": "down", **fields})
 
 
 def failing(fault: str, **fields: Any) -> CallLine:
@@ -121,6 +126,34 @@ def test_an_error_is_explained_by_a_port_that_was_closed(audit_of: AuditOf) -> N
     assert (books.told, books.downs) == ([], 1)
 
 
+AFTER = 100.05 + MOMENT / 2
+BROKEN = error(failed("stream_broken"), code="stream_broken", status=200)
+
+
+def test_an_answer_may_be_lost_to_a_port_that_was_closed_right_after_it(audit_of: AuditOf) -> None:
+    books = audit_of([got("stream_broken", 200)], [call(), closed(AFTER)], BROKEN)
+    assert (books.told, books.torn, books.errors, books.hit) == ([], 1, 1, 1)
+
+
+def test_an_answer_that_was_lost_so_may_be_made_good_by_another_model(audit_of: AuditOf) -> None:
+    second = attempt(model="b", cost_usd=110 / 1e6)
+    calls = [call(), closed(AFTER), call(model="b")]
+    books = audit_of([seen()], calls, entry(failed("upstream_unreachable"), second))
+    assert (books.told, books.torn, books.recovered, books.compared) == ([], 1, 1, 1)
+
+
+def test_an_answer_that_was_lost_so_may_be_given_again_by_the_same_model(audit_of: AuditOf) -> None:
+    again = call(at=101.0, ended=101.0, output_tokens=30)
+    used = attempt(retries=1, output_tokens=30, cost_usd=70 / 1e6)
+    books = audit_of([seen()], [call(), closed(AFTER), again], entry(used))
+    assert (books.told, books.torn, books.compared) == ([], 1, 1)
+
+
+def test_an_answer_right_before_a_port_was_closed_may_have_arrived_too(audit_of: AuditOf) -> None:
+    books = audit_of([seen()], [call(), closed(AFTER)], entry())
+    assert (books.told, books.torn, books.answered, books.compared) == ([], 0, 1, 1)
+
+
 def test_a_refusal_is_explained_by_failures_shortly_before(audit_of: AuditOf) -> None:
     before = [failing("error", identity=f"soak-{n}", model=m, at=98.0) for n in range(3) for m in ("a", "b")]
     code = "no_model_available"
@@ -182,6 +215,33 @@ def test_an_error_although_the_model_answered_is_noticed(audit_of: AuditOf) -> N
     made = error(failed("timeout"), code="timeout", status=504)
     books = audit_of([got("timeout", 504)], [failing("error"), call()], made)
     assert defects(books)["unexplained"] == 1
+
+
+@pytest.mark.parametrize(
+    "down",
+    [closed(100.0), closed(100.06 + MOMENT), closed(AFTER, model="b")],
+    ids=["before it", "a while after it", "of another model"],
+)
+def test_an_answer_is_not_lost_to_a_port_that_was_closed_otherwise(audit_of: AuditOf, down: CallLine) -> None:
+    books = audit_of([got("stream_broken", 200)], [call(), down], BROKEN)
+    assert defects(books) == {"unexplained": 1, "money": 1}
+    assert books.torn == 0
+
+
+def test_an_answer_before_a_port_was_closed_is_not_lost_by_a_timeout(audit_of: AuditOf) -> None:
+    made = error(failed("timeout"), code="timeout", status=504)
+    books = audit_of([got("timeout", 504)], [call(), closed(AFTER)], made)
+    assert defects(books) == {"unexplained": 1, "money": 1}
+
+
+def test_an_answer_right_before_a_port_was_closed_is_booked_as_it_was_told(audit_of: AuditOf) -> None:
+    books = audit_of([seen()], [call(output_tokens=21), closed(AFTER)], entry())
+    assert defects(books) == {"money": 1}
+
+
+def test_two_answers_where_the_model_was_not_asked_again_are_noticed(audit_of: AuditOf) -> None:
+    calls = [call(), closed(AFTER), call(at=101.0, ended=101.0)]
+    assert defects(audit_of([seen()], calls, entry())) == {"money": 1}
 
 
 def test_a_refusal_without_failures_before_it_is_noticed(audit_of: AuditOf) -> None:

@@ -57,6 +57,34 @@ async def test_all_waits_together_are_bound_by_the_total() -> None:
         await trickle()
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.01], ids=["waits at once again", "waits a while later"])
+async def test_waits_of_one_turn_each_are_bound_by_the_total_too(pause: float) -> None:
+    given = patience(total=0.1)
+
+    async def flows() -> None:
+        while True:
+            with given.during("between_bytes"):
+                await asyncio.sleep(0)
+            if pause:
+                await asyncio.sleep(pause)
+
+    async with asyncio.timeout(20):
+        with pytest.raises(ModelTimeout, match="total"):
+            await flows()
+
+
+async def test_who_waits_anew_when_the_timer_has_rung_has_time_again() -> None:
+    given = patience(first_byte=0.02)
+    rung = asyncio.get_running_loop().time() + 0.02
+    with given.during("first_byte"):
+        # It ends in the turn after the one in which its time is over.
+        while asyncio.get_running_loop().time() < rung:
+            await asyncio.sleep(0)
+    with given.during("between_bytes"):
+        await asyncio.sleep(0.05)
+    given.end()
+
+
 async def test_time_in_which_nobody_waits_is_no_phases() -> None:
     given = patience(between_bytes=0.05)
     for _ in range(2):
