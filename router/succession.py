@@ -46,16 +46,14 @@ _STORE = ("enabled", "url", "max_bytes", "timeout")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What other settings change.
+    """What other settings change; can be sent from one process to another.
 
     Attributes:
-        settings: Those that can be in force without a restart.
         changed: Paths of what is different and in force, e.g. `policy`, `cache.ttl`; models and policies as a whole.
         needs_restart: Paths of what is different and needs a restart; it is as it was until then.
         models_kept, models_added, models_changed, models_removed: Names.
     """
 
-    settings: Settings
     changed: tuple[str, ...]
     needs_restart: tuple[str, ...]
     models_kept: tuple[str, ...]
@@ -64,15 +62,14 @@ class Change:
     models_removed: tuple[str, ...]
 
 
-def change_of(before: Settings, after: Settings) -> Change:
-    """Compare settings. Pure."""
+def change_of(before: Settings, after: Settings) -> tuple[Settings, Change]:
+    """Return those of other settings that can be in force without a restart, and what they change. Pure."""
     restart = tuple(path for path in NEEDS_RESTART if _at(before, path) != _at(after, path))
     effective = reduce(lambda settings, path: _with(settings, path, _at(before, path)), restart, after)
     old = {model.name: model for model in before.models}
     new = {model.name: model for model in effective.models}
     both = [name for name in new if name in old]
-    return Change(
-        settings=effective,
+    return effective, Change(
         changed=tuple(_differing(before, effective)),
         needs_restart=tuple(leaf for path in restart for leaf in _leaves(before, after, path)),
         models_kept=tuple(name for name in both if _runs_the_same(old[name], new[name])),
@@ -87,23 +84,23 @@ def same_store(before: Settings, after: Settings) -> bool:
     return all(getattr(before.cache, name) == getattr(after.cache, name) for name in _STORE)
 
 
-async def succeed(before: Gateway, change: Change, follow: Callable[[Settings], None]) -> Gateway:
+async def succeed(before: Gateway, settings: Settings, follow: Callable[[Settings], None]) -> Gateway:
     """Return the gateway that follows, ready to serve; the one before goes on as it is until then.
 
     Args:
         before: Serves now.
-        change: What is to be different.
+        settings: Those that are to be in force; see `change_of`.
         follow: Tells others of the settings; the last that may fail. Called in a thread.
 
     Raises:
         SettingsError: It cannot be made, or a new model cannot be loaded. Nothing has changed.
     """
     # Reads calibrations, perhaps a classifier: in a thread, as others are served meanwhile.
-    after = await asyncio.to_thread(type(before), change.settings, predecessor=before)
+    after = await asyncio.to_thread(type(before), settings, predecessor=before)
     new = {name: model for name, model in after.models.items() if before.models.get(name) is not model}
     try:
         await asyncio.gather(*(_start(name, model) for name, model in new.items()))
-        await asyncio.to_thread(follow, change.settings)
+        await asyncio.to_thread(follow, settings)
     except BaseException:
         await _close(new.values())
         raise

@@ -11,6 +11,8 @@ from typing import Any
 import click
 import msgspec
 
+from .options import json_option, write_option
+
 NAMES = ("smallfirst", "floor", "floor-httpx", "floor-pyreqwest", "floor-granian", "litellm", "portkey")
 DEPTHS = ("quick", "short", "full")
 
@@ -37,13 +39,8 @@ DEPTHS = ("quick", "short", "full")
     show_default=True,
     help="Where other gateways are installed, once.",
 )
-@click.option(
-    "--write",
-    "document",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A Markdown document to put the tables into, between its marks.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@write_option
+@json_option
 def gateway(names: tuple[str, ...], depth: str, work: Path, document: Path | None, as_json: bool) -> None:
     """Measure the gateway on loopback beside LiteLLM, Portkey and bare pass-throughs, one worker each.
 

@@ -12,6 +12,8 @@ from typing import Any
 import click
 import msgspec
 
+from .options import json_option, write_option
+
 
 @click.command()
 @click.option("--minutes", default=30.0, show_default=True, type=click.FloatRange(min=0.05), help="Of load.")
@@ -32,13 +34,8 @@ import msgspec
     type=click.Path(path_type=Path, file_okay=False),
     help="Keep the logs, the ledger and report.json in this folder.",
 )
-@click.option(
-    "--write",
-    "document",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A Markdown document to put the tables into, between its marks.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@write_option
+@json_option
 def soak(document: Path | None, as_json: bool, keep: Path | None, **sizes: Any) -> None:
     """Load a real server for long, over upstreams that fail at random, and compare all books at the end.
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
+from .options import json_option
 from .train_cache import cache
 from .train_classifier import classifier
-from .train_options import data_option, json_option, out_option, progress_since_now
+from .train_options import data_option, out_option, progress_since_now
 from .train_volatility import volatility
 
 

@@ -18,7 +18,6 @@ out_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where to write the artefact (.npz, its card beside it). Default: into the package.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
 
 
 def progress_since_now() -> Callable[[str], None]:

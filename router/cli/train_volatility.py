@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from .train_options import data_option, json_option, out_option, progress_since_now
+from .options import json_option
+from .train_options import data_option, out_option, progress_since_now
 
 
 @click.command(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import msgspec
 
 from ..access.limits import Demand, Verdict
-from ..settings import Settings
-from ..succession import Change
 from .source import Given
 
 
@@ -25,26 +23,6 @@ class Setup(msgspec.Struct, frozen=True):
     secret: bytes
     limits: bool
     responses: bool
-
-
-class Changed(msgspec.Struct, frozen=True):
-    """What other settings changed; see `succession.Change`."""
-
-    changed: tuple[str, ...]
-    needs_restart: tuple[str, ...]
-    models_kept: tuple[str, ...]
-    models_added: tuple[str, ...]
-    models_changed: tuple[str, ...]
-    models_removed: tuple[str, ...]
-
-    @classmethod
-    def of(cls, change: Change) -> Changed:
-        """Return what can be sent of a change."""
-        return cls(**{name: getattr(change, name) for name in cls.__struct_fields__})
-
-    def change(self, settings: Settings) -> Change:
-        """Return it as a change that led to these settings."""
-        return Change(settings=settings, **msgspec.structs.asdict(self))
 
 
 class Seed(msgspec.Struct, frozen=True):

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from ..errors import SettingsError
 from ..models.local.process import words
 from ..settings import Settings
+from ..succession import Change
 from .engines import EngineHost
 from .link import Gone, Handler, Link, Refused, hang_up
 from .merging import Dump, merged
-from .messages import Changed, Forgotten, Setup
+from .messages import Forgotten, Setup
 from .shared import Guest, House
 from .sockets import Place, refuse_more
 from .source import Given
@@ -348,7 +349,7 @@ class Parent:
                 raise answer
         return sum(count for count in found if isinstance(count, int))
 
-    async def reload(self) -> Changed:
+    async def reload(self) -> Change:
         """Read the settings again, and have all workers serve by them.
 
         Raises:
@@ -363,17 +364,17 @@ class Parent:
                 raise SettingsError("no process serves yet")
             first, *others = serving
             try:
-                changed = await first.link.call("take_on", given, Changed)
+                change = await first.link.call("take_on", given, Change)
             except (Gone, Refused) as exc:
                 raise SettingsError(str(exc)) from exc
             first.given = self._given = given
             await asyncio.gather(*(self._take_on(child, given) for child in others))
-        return changed
+        return change
 
     async def _take_on(self, child: _Child, given: Given) -> None:
         """Have a worker take on settings that another one could; where it cannot, its successor does."""
         try:
-            await child.link.call("take_on", given, Changed)
+            await child.link.call("take_on", given, Change)
         except (Gone, Refused) as exc:
             log.error("worker %d is replaced: it did not take on other settings (%s)", child.index + 1, exc)
             with suppress(ProcessLookupError):

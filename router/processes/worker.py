@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import CacheUnavailable, SettingsError, SmallfirstError
-from ..succession import change_of
+from ..succession import Change, change_of
 from .link import Gone, Handler, Link, Refused, hang_up
 from .merging import Dump, dump_of, merged, metrics_of
-from .messages import Changed, Forgotten, Setup
+from .messages import Forgotten, Setup
 from .shared import SharedLimiter, SharedResponses
 from .source import Given
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ..server.graceful import GracefulServer
     from ..server.reload import Reloading
     from ..settings import Settings
-    from ..succession import Change
 
 # Seconds in which the parent's loop answers; it starts models in threads of their own.
 _PATIENCE = 30.0
@@ -67,12 +66,10 @@ class Worker:
 
     async def reload(self) -> Change:
         """Have all processes read the settings again."""
-        assert self._served is not None
         try:
-            changed = await self._link.call("reload_all", None, Changed)
+            return await self._link.call("reload_all", None, Change)
         except (Gone, Refused) as exc:
             raise SettingsError(str(exc)) from exc
-        return changed.change(self._served.gateway.settings)
 
     async def forget(self, tenant: str, namespace: str | None) -> int:
         """Have all processes forget a tenant's cached answers, or those of one namespace."""
@@ -93,13 +90,13 @@ class Worker:
             return 0
         return await self._served.gateway.forget(tenant=forgotten.tenant, namespace=forgotten.namespace)
 
-    async def take_on(self, given: Given) -> Changed:
+    async def take_on(self, given: Given) -> Change:
         """Serve by other settings from now on."""
         if self._served is None:
             raise SettingsError("this process does not serve yet")
         before, self._given = self._given, given
         try:
-            return Changed.of(await self._served.reload())
+            return await self._served.reload()
         except BaseException:
             self._given = before
             raise
@@ -175,7 +172,7 @@ async def work(index: int, descriptors: Sequence[int], width: int) -> None:
     try:
         async with asyncio.timeout(_PATIENCE):
             setup = await link.call("hello", index, Setup)
-        settings = change_of(setup.first.settings(), setup.given.settings()).settings
+        settings, _ = change_of(setup.first.settings(), setup.given.settings())
         with write_logs(settings.log, sys.stderr):
             await _serve(link, setup, settings, engines_at, Listening(places, index), handlers)
     finally:

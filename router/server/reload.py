@@ -108,10 +108,10 @@ class Reloading:
         if self._closed:
             raise SettingsError("this server is about to end")
         before = self._now
-        change = change_of(before.gateway.settings, await asyncio.to_thread(self._read))
-        after = await succeed(before.gateway, change, self._follow)
+        settings, change = change_of(before.gateway.settings, await asyncio.to_thread(self._read))
+        after = await succeed(before.gateway, settings, self._follow)
         # From here on nothing fails and nothing is waited for.
-        set_level(change.settings.log)
+        set_level(settings.log)
         self._now = _Generation(after, self._make(after, self.reload))
         self._before.append(before)
         if before.running == 0:

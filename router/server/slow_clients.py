@@ -42,6 +42,16 @@ class _Stretch:
         self.of, self.since, self.mark = of, now, mark
         return False
 
+    def is_slow(self, bytes_moved: int, now: float, mark: int, limits: Limits) -> bool:
+        """Whether too few bytes moved in the time that is looked at; where enough did, that begins again."""
+        spent = now - self.since
+        if spent < limits.slow_client:
+            return False
+        if bytes_moved < limits.min_rate * spent:
+            return True
+        self.since, self.mark = now, mark
+        return False
+
 
 class Watched:
     """What was seen of one connection."""
@@ -129,13 +139,7 @@ def _reads_too_slowly(connection: Connection, limits: Limits, now: float) -> boo
     if not seen.goes_on(connection.resumed, now, waiting):
         return False
     seen.mark = max(seen.mark, waiting)
-    spent = now - seen.since
-    if spent < limits.slow_client:
-        return False
-    if seen.mark - waiting < limits.min_rate * spent:
-        return True
-    seen.since, seen.mark = now, waiting
-    return False
+    return seen.is_slow(seen.mark - waiting, now, waiting, limits)
 
 
 def _header_is_late(connection: Connection, limits: Limits, now: float) -> bool:
@@ -152,15 +156,8 @@ def _body_is_late(connection: Connection, limits: Limits, now: float) -> bool:
     if connection.phase != "body" or connection.flow.read_paused:
         seen.of = -1
         return False
-    if not seen.goes_on(connection.requests, now, connection.body_bytes):
-        return False
-    spent = now - seen.since
-    if spent < limits.slow_client:
-        return False
-    if connection.body_bytes - seen.mark < limits.min_rate * spent:
-        return True
-    seen.since, seen.mark = now, connection.body_bytes
-    return False
+    came = connection.body_bytes
+    return seen.goes_on(connection.requests, now, came) and seen.is_slow(came - seen.mark, now, came, limits)
 
 
 def _is_idle(connection: Connection, limits: Limits, now: float) -> bool:

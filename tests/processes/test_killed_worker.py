@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from fixtures.loopback_cloud import DONE, Exchange, LoopbackCloud, chunks, usual
-from fixtures.processes import Served, cloud_model, is_alive, smallfirst_serve, wait_until
+from fixtures.processes import Served, cloud_model, is_alive, port_of, smallfirst_serve, wait_until
 
 from smallfirst.router.settings import default_local_model
 
@@ -51,12 +51,6 @@ def served(cloud: LoopbackCloud, model_path: Path, tmp_path: Path) -> Iterator[S
 
 def body(model: str, text: str = "Hello", **fields: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": text}], **fields}
-
-
-def port_of(response: httpx.Response) -> int:
-    stream = response.extensions["network_stream"]
-    port: int = stream.get_extra_info("client_addr")[1]
-    return port
 
 
 class Load:

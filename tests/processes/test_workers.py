@@ -24,6 +24,7 @@ from fixtures.processes import (
     ADMIN,
     SMALLFIRST,
     Served,
+    at,
     cloud_model,
     descendants,
     is_alive,
@@ -71,18 +72,6 @@ def served(folder: Path, upstream: LoopbackCloud, small: dict[str, Any]) -> Iter
         yield running
 
 
-def client(served: Served, key: str = ALL) -> httpx.Client:
-    """A client with a connection of its own."""
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    return httpx.Client(base_url=served.root, headers=headers, timeout=30, verify=False)
-
-
-def port_of(response: httpx.Response) -> int:
-    stream = response.extensions["network_stream"]
-    port: int = stream.get_extra_info("client_addr")[1]
-    return port
-
-
 def owners(served: Served, count: int) -> list[int]:
     """The ids of the processes that have some new connections."""
     with ExitStack() as opened:
@@ -92,20 +81,6 @@ def owners(served: Served, count: int) -> list[int]:
         ports = [each.getsockname()[1] for each in made]
         wait_until(lambda: len(served.owners(ports)) == count)
         return list(served.owners(ports).values())
-
-
-@contextmanager
-def at(served: Served, worker: int, key: str = ALL) -> Iterator[httpx.Client]:
-    """A client whose connection one of the processes has."""
-    for _ in range(200):
-        with client(served, key) as http:
-            with http.stream("GET", "/health") as response:
-                mine = worker in served.owners([port_of(response)]).values()
-                response.read()
-            if mine:
-                yield http
-                return
-    raise AssertionError("this process gets no connections")
 
 
 @contextmanager
@@ -131,7 +106,7 @@ def test_connections_are_spread(served: Served) -> None:
 def test_a_local_model_is_loaded_once_and_answers_all(served: Served) -> None:
     assert len(served.engines()) == 1
     for worker in served.workers():
-        with at(served, worker) as http:
+        with at(served, worker, ALL) as http:
             answer = http.post("/v1/chat/completions", json=body("small", "What is the capital of France?"))
             assert "Paris" in answer.json()["choices"][0]["message"]["content"]
 
@@ -250,13 +225,13 @@ def test_a_reload_reaches_all_processes(served: Served, upstream: LoopbackCloud)
         answer = httpx.post(f"{served.root}/admin/reload", headers=headers, timeout=30)
         assert answer.json()["models"]["added"] == ["more"]
         for worker in served.workers():
-            with at(served, worker) as http:
+            with at(served, worker, ALL) as http:
                 assert http.post("/v1/chat/completions", json=body("more")).status_code == 200
     finally:
         served.write(models=before)
     served.process.send_signal(signal.SIGHUP)
     for worker in served.workers():
-        with at(served, worker) as http:
+        with at(served, worker, ALL) as http:
             wait_until(partial(is_unknown, http, "more"))
     # Local models are the same: they went on.
     assert len(served.engines()) == 1
@@ -302,7 +277,7 @@ def test_a_broken_file_changes_nothing(served: Served) -> None:
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "settings_error"
     for worker in served.workers():
-        with at(served, worker) as http:
+        with at(served, worker, ALL) as http:
             assert http.post("/v1/chat/completions", json=body("big")).status_code == 200
 
 

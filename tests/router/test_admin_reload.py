@@ -288,25 +288,25 @@ def settings(**fields: Any) -> Settings:
 
 
 def test_equal_settings_change_nothing() -> None:
-    change = change_of(settings(), settings())
+    _, change = change_of(settings(), settings())
     assert (change.changed, change.needs_restart, change.models_kept) == ((), (), ("one",))
 
 
 def test_a_price_keeps_its_model() -> None:
     priced = ({"name": "one", "kind": "openai", "price": {"input": 1, "output": 2}},)
-    change = change_of(settings(), settings(models=priced))
+    _, change = change_of(settings(), settings(models=priced))
     assert (change.models_kept, change.models_changed, change.changed) == (("one",), (), ("models",))
 
 
 def test_a_ledger_elsewhere_needs_a_restart() -> None:
-    change = change_of(settings(), settings(ledger={"path": "other.db"}, policy="quality"))
+    effective, change = change_of(settings(), settings(ledger={"path": "other.db"}, policy="quality"))
     assert change.needs_restart == ("ledger.path",)
-    assert change.settings.ledger.path == Path("l.db")
-    assert change.settings.policy == "quality"
+    assert effective.ledger.path == Path("l.db")
+    assert effective.policy == "quality"
 
 
 def test_what_needs_a_restart_is_named_once() -> None:
-    change = change_of(settings(), settings(limits={"timeout": 0.5}, server={"key_store": "other.db"}))
+    _, change = change_of(settings(), settings(limits={"timeout": 0.5}, server={"key_store": "other.db"}))
     assert change.needs_restart == ("server.key_store", "limits.timeout")
 
 

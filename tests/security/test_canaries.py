@@ -195,12 +195,14 @@ def run(
     start_server: StartServer,
     _cloud_server: LoopbackCloud,
     collector: Collector,
-    _redis_server: RedisServer,
+    _redis_process: RedisServer,
 ) -> Run:
     """The run, once for all tests of what came out."""
     cloud = _cloud_server
     cloud.reset()
     cloud.answer_text = REPLY
+    with _redis_process.client() as client:
+        client.flushall()
     settings = {
         "models": [
             {
@@ -213,7 +215,7 @@ def run(
                 "breaker": {"failures": 1000, "least_calls": 1000},
             }
         ],
-        "cache": {"url": _redis_server.url},
+        "cache": {"url": _redis_process.url},
         "ledger": {"path": "ledger.db", "flush_interval": 0.05},
         "log": {"level": "debug", "format": "json"},
         "server": {
@@ -238,7 +240,7 @@ def run(
         "/dashboard/figures",
     ):
         out[path] = ask(server.root, KEYS["caller"], path)
-    with _redis_server.client() as client:
+    with _redis_process.client() as client:
         out["redis"] = b"\n".join(stored(client, key) for key in client.keys("*"))
     server.stop()
     for command in (
@@ -262,19 +264,6 @@ def run(
         if file.name not in ("smallfirst.yaml", "stderr"):
             out[file.name] = file.read_bytes()
     return Run(out, strangers, answers)
-
-
-@pytest.fixture(scope="module")
-def _redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    from fixtures.redis_server import find_server
-
-    binary = find_server()
-    if binary is None:
-        pytest.skip("no redis-server")
-    server = RedisServer(binary, tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
 
 
 def found(outputs: dict[str, bytes], *canaries: str) -> set[tuple[str, str]]:

@@ -171,6 +171,7 @@ class LocalModel:
 
     async def _stream(self, request: ChatRequest, *, waits: bool = False) -> ReplyStream:
         channel = await self._submit("chat", _sent(request), request=request, stream=True, waits=waits)
+        await channel.taken()
         return LocalStream(channel, self._base("chat.completion.chunk", request))
 
     # --- the process ------------------------------------------------------------------------------------------

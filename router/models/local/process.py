@@ -29,6 +29,7 @@ from .protocol import (
     Spent,
     Stats,
     Submit,
+    Taken,
     ToWorker,
     Unusable,
     decode_from_worker,
@@ -55,10 +56,11 @@ class Channel:
         self._meter = meter
         self._spent = Spent(job, 0.0, 0, 0, 0)
         self._loop = asyncio.get_running_loop()
-        self._messages: asyncio.Queue[Delta | Done | RequestError] = asyncio.Queue()
+        self._messages: asyncio.Queue[Taken | Delta | Done | RequestError] = asyncio.Queue()
+        self._first: Delta | Done | None = None
         self._ended = False
 
-    def put(self, message: Delta | Done | RequestError) -> None:
+    def put(self, message: Taken | Delta | Done | RequestError) -> None:
         """Hand over what came; called in the process's reading thread."""
         # The loop may be gone: then nobody listens any more.
         with contextlib.suppress(RuntimeError):
@@ -80,13 +82,32 @@ class Channel:
         if self._process.forget(self._job):
             self.put(ModelUnavailable("The answer was given up."))
 
+    async def taken(self) -> None:
+        """Wait until the process has taken the job, which streams. Call it before anything is read.
+
+        Raises:
+            RequestError: It has not.
+        """
+        try:
+            first = await self._messages.get()
+        except BaseException:
+            self.cancel()
+            raise
+        if isinstance(first, RequestError):
+            self._ended = True
+            raise first
+        if not isinstance(first, Taken):
+            self._first = first
+
     def __aiter__(self) -> Channel:
         return self
 
     async def __anext__(self) -> Delta | Done:
         if self._ended:
             raise StopAsyncIteration
-        message = await self._messages.get()
+        message, self._first = self._first or await self._messages.get(), None
+        while isinstance(message, Taken):
+            message = await self._messages.get()
         self._ended = not isinstance(message, Delta)
         if isinstance(message, RequestError):
             raise message
@@ -320,7 +341,7 @@ class ModelProcess:
         self._source.close()
 
     def _pass_on(self, message: FromWorker) -> None:
-        if isinstance(message, Delta):
+        if isinstance(message, (Taken, Delta)):
             channel = self._channels.get(message.id)
         elif isinstance(message, (Done, Failed)):
             with self._lock:

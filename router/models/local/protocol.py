@@ -40,7 +40,7 @@ class Load(msgspec.Struct, tag="load", frozen=True):
 
 
 class Submit(msgspec.Struct, tag="submit", frozen=True):
-    """A job; answered by `Delta`s and one `Done` or `Failed` of the same id.
+    """A job; answered by `Delta`s and one `Done` or `Failed` of the same id. A `Taken` comes of one that streams.
 
     Attributes:
         body: For `chat` and `count` a chat completion body, for `embed` `{"input": [text, …]}`.
@@ -79,6 +79,12 @@ class Unusable(msgspec.Struct, tag="unusable", frozen=True):
     """The model cannot be loaded; the process ends."""
 
     message: str
+
+
+class Taken(msgspec.Struct, tag="taken", frozen=True):
+    """A job that streams was found right, and runs or waits for its turn. It may come after the first `Delta`s."""
+
+    id: int
 
 
 class Delta(msgspec.Struct, tag="delta", frozen=True):
@@ -147,7 +153,7 @@ class Stats(msgspec.Struct, tag="stats", frozen=True):
 
 
 ToWorker = Load | Submit | Cancel | Leave
-FromWorker = Ready | Unusable | Delta | Spent | Done | Failed | Closing | Stats
+FromWorker = Ready | Unusable | Taken | Delta | Spent | Done | Failed | Closing | Stats
 
 decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
 decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode

@@ -28,6 +28,7 @@ from .protocol import (
     Ready,
     Stats,
     Submit,
+    Taken,
     ToWorker,
     Unusable,
     decode_to_worker,
@@ -147,6 +148,9 @@ def take(message: ToWorker, operations: Operations, put: Put) -> None:
         except Exception as exc:  # a job's failure is that job's alone
             text = f"The local model failed ({type(exc).__name__})."
             put(Failed(message.id, 502, text, code="local_model_failed"))
+        else:
+            if message.stream:
+                put(Taken(message.id))
 
 
 if __name__ == "__main__":

@@ -300,6 +300,13 @@ async def test_a_conversation_that_is_too_long_is_refused(local_model: LocalMode
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
 
 
+async def test_a_stream_that_cannot_be_made_is_refused_before_it_begins(local_model: LocalModel) -> None:
+    long = request({"role": "user", "content": "word " * 5000}, stream=True)
+    with pytest.raises(InvalidRequest) as caught:
+        await local_model.stream(long)
+    assert caught.value.code == "context_length_exceeded"
+
+
 @pytest.mark.parametrize("read_first", [True, False])
 async def test_a_stream_that_is_closed_frees_the_engine(local_model: LocalModel, read_first: bool) -> None:
     long = {"role": "user", "content": "Count from one to one thousand."}

@@ -28,6 +28,7 @@ from smallfirst.router.models.local.protocol import (
     Spent,
     Stats,
     Submit,
+    Taken,
     ToWorker,
     Unusable,
     decode_from_worker,
@@ -45,6 +46,7 @@ TO_WORKER: list[ToWorker] = [
 FROM_WORKER: list[FromWorker] = [
     Ready(2),
     Unusable("damaged"),
+    Taken(1),
     Delta(1, {"delta": {"content": "Hi"}}, {"score": 0.5}),
     Spent(1, 0.25, 10, 4, 3),
     Done(1, {"vectors": [[0.25, -1.0]]}),
