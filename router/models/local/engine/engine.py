@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
-
-import numpy as np
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from ....errors import ModelError, ModelUnavailable
-from .grammar import Matcher
+from .label_scores import LABEL_SEQUENCES, LabelScorer
 from .native import BATCH, SEQUENCES, DecodeFailed, NativeModel
 from .prefix import Hold, PrefixTree
-from .sampling import FloatArray, Sampler, SamplingParams, Token
-from .sequence import End, Job, LabelsJob, Sequence, Sink, Turn
+from .sampling import FloatArray, Sampler, SamplingParams
+from .sequence import End, Job, LabelsJob, Sequence, Sink
 from .waiting import WaitingRoom
+from .writing import Writer
 
 # Prompt tokens that ride on a step in which others generate: more would make these wait longer for their next token.
 _CHUNK = 64
@@ -27,9 +24,6 @@ _CHUNK = 64
 _HEADROOM = 16
 # Waiting for another sequence to compute a common beginning pays from so many tokens on.
 _WORTH_WAITING = 32
-# Label tokens in one batch: each needs a row of logits, which is 0.6 MB where the vocabulary has 150,000 tokens.
-_LABEL_ROWS = 64
-_LABEL_SEQUENCES = 32
 
 # Processor seconds that a job takes before its sink is told of them while it goes on.
 _TOLD_EVERY = 0.02
@@ -66,14 +60,16 @@ class Engine:
     def __init__(self, model: NativeModel, *, parallel: int = 16) -> None:
         self.model = model
         self._ids = list(range(parallel))
-        self._label_ids = range(parallel, parallel + _LABEL_SEQUENCES)
-        self._tree = PrefixTree(model, range(parallel + _LABEL_SEQUENCES, SEQUENCES))
+        label_ids = range(parallel, parallel + LABEL_SEQUENCES)
+        self._tree = PrefixTree(model, range(label_ids.stop, SEQUENCES))
+        self._writer = Writer(model)
+        self._labels = LabelScorer(model, label_ids, self._make_room)
         self._inbox: queue.SimpleQueue[Sequence | Callable[[], None] | None] = queue.SimpleQueue()
         self._waiting = WaitingRoom()
         self._active: list[Sequence] = []
         self._adapter: str | None = None
-        # Tokens since the start: of prompts, as far as they were computed, and of replies.
-        self.read = self.made = 0
+        # Tokens of prompts since the start, as far as they were computed.
+        self.read = 0
         self._shared_out = 0.0  # up to when the process's processor time belongs to jobs
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._main, name="smallfirst-engine", daemon=True)
@@ -93,6 +89,11 @@ class Engine:
     def call(self, work: Callable[[], None]) -> None:
         """Run something short in the engine's thread, between two steps. It must not raise. Safe from any thread."""
         self._inbox.put(work)
+
+    @property
+    def made(self) -> int:
+        """Tokens of replies since the start."""
+        return self._writer.made
 
     @property
     def occupancy(self) -> Occupancy:
@@ -183,13 +184,29 @@ class Engine:
         try:
             self._keep_prompt(sequence)
             if isinstance(sequence.job, LabelsJob):
-                self._begin_labels(sequence, sequence.job, logits)
+                end = self._labels.begin(sequence, sequence.job, logits)
             else:
-                self._generate(sequence, sequence.job, logits)
+                end = self._writer.go_on(sequence, sequence.job, logits)
+            if end is not None:
+                self._finish(sequence, end)
         except Exception as exc:
-            self._leave(sequence)
-            sequence.tell()
-            sequence.sink.failed(_as_model_error(exc))
+            self._fail(sequence, exc)
+
+    def _score_some_labels(self) -> None:
+        """Score one batch of someone's labels: in between, others go on."""
+        turn = (s for s in self._active if s.labels_left and s.job.adapter == self._adapter)
+        sequence = next(turn, None)
+        if sequence is None or not isinstance(sequence.job, LabelsJob):
+            return
+        try:
+            end = self._labels.score_batch(sequence, sequence.job)
+        except Exception as exc:
+            self._fail(sequence, exc)
+            return
+        finally:
+            self._share_out([(sequence, 1)])
+        if end is not None:
+            self._finish(sequence, end)
 
     # --- who is in work ---------------------------------------------------------------------------------------
 
@@ -224,7 +241,9 @@ class Engine:
             sequence.cached = hold.shared
         self._active.append(sequence)
         if not sequence.made and isinstance(sequence.job, Job):
-            self._go_forced(sequence, sequence.job)
+            end = self._writer.go_forced(sequence, sequence.job)
+            if end is not None:
+                self._finish(sequence, end)
         return True
 
     def _may_reuse(self, sequence: Sequence) -> bool:
@@ -264,6 +283,16 @@ class Engine:
         self._active.remove(sequence)
         sequence.id, sequence.computed, sequence.hold, sequence.kept = -1, 0, Hold(None), False
         sequence.labels_left = []
+
+    def _finish(self, sequence: Sequence, end: End) -> None:
+        self._leave(sequence)
+        sequence.tell()
+        sequence.sink.end(end)
+
+    def _fail(self, sequence: Sequence, exc: Exception) -> None:
+        self._leave(sequence)
+        sequence.tell()
+        sequence.sink.failed(_as_model_error(exc))
 
     def _start_over(self, exc: Exception) -> None:
         """Fail all that is in work, and forget everything: after a failed decode the memory cannot be trusted."""
@@ -336,169 +365,6 @@ class Engine:
         if not sequence.kept and self.model.reuses_prefixes:
             sequence.kept = True
             self._tree.grow(sequence.hold, sequence.tokens[: sequence.computed], sequence.id)
-
-    # --- generating -------------------------------------------------------------------------------------------
-
-    def _generate(self, sequence: Sequence, job: Job, logits: FloatArray) -> None:
-        matcher = sequence.matcher
-        forced = matcher.forced() if matcher is not None and not sequence.sink.forcing else []
-        chosen = forced[0] if forced else sequence.sampler.choose(logits)
-        if matcher is not None and not matcher.allows(chosen):
-            chosen = sequence.sampler.choose(_masked(logits, matcher))
-        token = self._described(sequence, logits, chosen)
-        if forced:
-            token = replace(token, forced=True)
-        if chosen in self.model.end_tokens:
-            further = None if sequence.sink.may_end(token) else self._choose_further(sequence, logits)
-            if further is None:
-                self._finish(sequence, "stop")
-                return
-            token = self._described(sequence, logits, further)
-        if self._append(sequence, job, token):
-            self._go_forced(sequence, job)
-
-    def _described(self, sequence: Sequence, logits: FloatArray, chosen: int) -> Token:
-        sink = sequence.sink
-        return sequence.sampler.describe(logits, chosen, alternatives=sink.alternatives, watched=sink.watched)
-
-    def _choose_further(self, sequence: Sequence, logits: FloatArray) -> int | None:
-        """Choose a token that goes on; None where the constraint knows none."""
-        if sequence.matcher is None:
-            return None
-        allowed = sequence.matcher.mask()
-        allowed[list(self.model.end_tokens)] = False
-        if not allowed.any():
-            return None
-        return sequence.sampler.choose(np.where(allowed, logits, np.float32(-np.inf)))
-
-    def _go_forced(self, sequence: Sequence, job: Job) -> None:
-        """Append what the constraint allows alone: these tokens cost no step of their own."""
-        if sequence.matcher is None or not sequence.sink.forcing:
-            return
-        for token in sequence.matcher.forced():
-            if not self._append(sequence, job, Token(token, forced=True)):
-                return
-
-    def _append(self, sequence: Sequence, job: Job, token: Token) -> bool:
-        """Add a token to a reply; returns whether it goes on."""
-        sequence.tokens.append(token.id)
-        sequence.made += 1
-        self.made += 1
-        sequence.sampler.accept(token.id)
-        matcher = sequence.matcher
-        if matcher is not None:
-            matcher.accept(token.id)
-        wanted = sequence.sink.token(token)
-        if isinstance(wanted, Turn):
-            self._turn(sequence, wanted)
-            return True
-        if not wanted or (matcher is not None and matcher.complete):
-            self._finish(sequence, "stop")
-            return False
-        if sequence.made >= job.max_tokens:
-            self._finish(sequence, "length")
-            return False
-        return True
-
-    def _turn(self, sequence: Sequence, turn: Turn) -> None:
-        """Go back to the end of the prompt; its last token is computed again for what it predicts."""
-        end = len(sequence.job.prompt)
-        del sequence.tokens[end:]
-        if sequence.computed >= end:
-            # A recurrent state cannot be cut.
-            sequence.computed = end - 1 if self.model.reuses_prefixes else 0
-            sequence.hold.shared = min(sequence.hold.shared, sequence.computed)
-            self.model.remove(sequence.id, sequence.computed)
-        sequence.made = 0
-        sequence.matcher = turn.matcher
-
-    def _finish(
-        self, sequence: Sequence, reason: Literal["stop", "length"], scores: tuple[float, ...] = ()
-    ) -> None:
-        self._leave(sequence)
-        sequence.tell()
-        sequence.sink.end(End(reason, sequence.cached, scores))
-
-    # --- labels -----------------------------------------------------------------------------------------------
-
-    def _begin_labels(self, sequence: Sequence, job: LabelsJob, logits: FloatArray) -> None:
-        """Score the labels' first tokens, which the prompt's end predicts."""
-        first = _log_softmax(logits)
-        sequence.scores = [[float(first[label[0]])] for label in job.labels]
-        sequence.labels_left = list(_batches(job.labels))
-        if not sequence.labels_left:
-            self._finish_labels(sequence)
-
-    def _score_some_labels(self) -> None:
-        """Score one batch of someone's labels: in between, others go on."""
-        turn = (s for s in self._active if s.labels_left and s.job.adapter == self._adapter)
-        sequence = next(turn, None)
-        if sequence is None or not isinstance(sequence.job, LabelsJob):
-            return
-        try:
-            self._score_batch(sequence, sequence.job, sequence.labels_left.pop(0))
-        except Exception as exc:
-            self._leave(sequence)
-            sequence.tell()
-            sequence.sink.failed(_as_model_error(exc))
-            return
-        finally:
-            self._share_out([(sequence, 1)])
-        if not sequence.labels_left:
-            self._finish_labels(sequence)
-
-    def _score_batch(self, sequence: Sequence, job: LabelsJob, which: list[int]) -> None:
-        """Compute some labels, each in a sequence of its own that shares the prompt."""
-        model, begin = self.model, len(job.prompt)
-        self._make_room(sum(len(job.labels[at]) - 1 for at in which))
-        model.batch.clear()
-        wanted: list[tuple[int, int]] = []
-        for own, at in zip(self._label_ids, which, strict=False):
-            label = job.labels[at]
-            model.copy(sequence.id, own, 0, begin)
-            for offset, token in enumerate(label[:-1]):
-                model.batch.add(token, begin + offset, own, output=True)
-                wanted.append((at, label[offset + 1]))
-        try:
-            model.decode(job.adapter)
-            for row, (at, following) in zip(model.logits(len(wanted)), wanted, strict=True):
-                sequence.scores[at].append(float(_log_softmax(row)[following]))
-        finally:
-            for own in self._label_ids:
-                model.remove(own)
-
-    def _finish_labels(self, sequence: Sequence) -> None:
-        means = tuple(math.fsum(parts) / len(parts) for parts in sequence.scores)
-        self._finish(sequence, "stop", means)
-
-
-def _batches(labels: tuple[tuple[int, ...], ...]) -> Iterator[list[int]]:
-    """Yield which labels to compute together; those of one token need no computing."""
-    batch: list[int] = []
-    rows = 0
-    for at, label in enumerate(labels):
-        if len(label) == 1:
-            continue
-        if batch and (rows + len(label) - 1 > _LABEL_ROWS or len(batch) == _LABEL_SEQUENCES):
-            yield batch
-            batch, rows = [], 0
-        batch.append(at)
-        rows += len(label) - 1
-    if batch:
-        yield batch
-
-
-def _masked(logits: FloatArray, matcher: Matcher) -> FloatArray:
-    allowed = matcher.mask()
-    if not allowed.any():
-        raise ModelError("The local model's constraint allows nothing more.", code="local_model_failed")
-    return np.where(allowed, logits, np.float32(-np.inf))
-
-
-def _log_softmax(logits: FloatArray) -> FloatArray:
-    shifted = logits - logits.max()
-    result: FloatArray = shifted - np.log(np.exp(shifted).sum())
-    return result
 
 
 def _common(a: list[int], b: list[int]) -> int:
