@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from .errors import InvalidRequest
+from .errors import InvalidRequest, ModelNotFound
+from .models.base import Embedder, Model
+from .settings import AnyModelSettings, LocalModelSettings
 from .wire import invalid_field
 
 MOST_TEXTS = 2048
@@ -56,6 +58,25 @@ def parse(raw: bytes) -> EmbeddingFields:
             code="invalid_value",
         )
     return fields
+
+
+def embedder_of(configured: Sequence[AnyModelSettings], models: Mapping[str, Model], name: str) -> Embedder:
+    """Return the model that embeds.
+
+    Args:
+        configured: All models' settings.
+        models: By name.
+        name: The model that is asked for.
+
+    Raises:
+        ModelNotFound: No model of that name is configured with `embeddings: true`.
+    """
+    able = [spec.name for spec in configured if isinstance(spec, LocalModelSettings) and spec.embeddings]
+    found = models.get(name)
+    if name in able and isinstance(found, Embedder):
+        return found
+    known = f"Available: {', '.join(able)}" if able else "None is; set 'embeddings: true' on a local model"
+    raise ModelNotFound(f"No model '{name[:100]}' is configured for embeddings. {known}.", param="model")
 
 
 def reply_body(

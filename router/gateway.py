@@ -1,4 +1,4 @@
-"""The gateway: its parts, and what callers use of it. The server and the SDK are both thin over this."""
+"""The gateway: what callers use of the parts that `assembly` makes. The server and the SDK are both thin over this."""
 
 from __future__ import annotations
 
@@ -14,48 +14,25 @@ from typing import TYPE_CHECKING, Any, Self
 from smallfirst.policies import Decision
 
 from .answer import Answer, AnswerStream, Receipt
-from .books import Books, Records
-from .cache import Cache, open_cache
-from .cache.recall import Recall
+from .assembly import Given, Parts, assemble, breakers, serving_of
+from .cache import Cache
 from .classification.model import ClassifierModel
 from .classification.request import chat_body, result_of
 from .classification.request import parse as parse_classify
 from .drift import DriftMonitor
-from .errors import ModelNotFound, SmallfirstError
-from .exploring import Lot, Lots
-from .feedback import Feedback
-from .health import ModelHealth
+from .embeddings import embedder_of
+from .errors import SmallfirstError
+from .exploring import Lot
 from .hints import read_hints
 from .journey import Journey
-from .ledger import Ledger
 from .ledger.report import Report, report_of
-from .metrics import Metrics
-from .models import make_models
-from .models.base import Embedder, Model
-from .models.cloud import CloudModel
-from .models.local.memory import MemoryBudget
+from .models.base import Model
 from .models.local.model import LocalModel
-from .money.billing import Billing
-from .money.counterfactual import Counterfactual
-from .money.expected import ExpectedCost
-from .money.prices import PriceList
-from .privacy.door import doors
-from .privacy.screening import screener_of
-from .reuse import Reuse
-from .risk import Budgets
-from .routing import AUTO, Routing
-from .running import Runner
-from .scoring import Scorer
-from .semantic.equivalence import Equivalence
-from .semantic.volatility import Volatility
-from .serving import Serving
-from .settings import Breaker, CloudModelSettings, LocalModelSettings, Settings
+from .routing import AUTO
+from .settings import LocalModelSettings, Settings
 from .settings.file import find_settings_file, load_settings
-from .shadow import Shadow
 from .status import gauges
-from .succession import models_still_good, same_store
 from .telemetry.context import Telemetry
-from .telemetry.exporting import telemetry_of
 from .telemetry.otel import OpenTelemetry
 from .wire import ChatRequest
 
@@ -121,107 +98,38 @@ class Gateway:
         base_url: str | None = None,
         api_key: str | None = None,
     ) -> None:
-        self._engines: Engines | None = None if predecessor is None else predecessor._engines
-        self.settings = settings or _settings_from_environment()
         before = predecessor
-        self.health: ModelHealth = ModelHealth(_breakers(self.settings)) if before is None else before.health
-        self.prices = PriceList()
-        self._hold_models(models, before)
-        self._judge(drift, before)
-        self.reuse = self._open_cache(before)
-        self.ledger: Ledger = Ledger(self.settings.ledger) if before is None else before.ledger
-        self.metrics: Metrics = Metrics(lambda: gauges(self)) if before is None else before.metrics
-        self.telemetry: Telemetry | None = telemetry or (
-            telemetry_of(self.settings) if before is None else before.telemetry
+        self.settings = settings or _settings_from_environment()
+        self._engines: Engines | None = None if before is None else before._engines
+        self._parts: Parts = assemble(
+            self.settings,
+            Given(models, drift, telemetry, lot),
+            None if before is None else before._parts,
+            engines=self._engines,
+            again=self._again,
+            gauges=lambda: gauges(self),
         )
-        self._serve(lot, before)
+        parts, lasting = self._parts, self._parts.lasting
+        self.health, self.ledger, self.metrics = lasting.health, lasting.ledger, lasting.metrics
+        self.telemetry = lasting.telemetry
+        self.prices = parts.prices
+        self.own_models, self.models = parts.own_models, parts.models
+        self.budgets, self.drift, self.ratings = parts.budgets, parts.drift, parts.ratings
+        self.expected, self.routing = parts.expected, parts.routing
+        self.reuse = parts.reuse
+        self.serving = serving_of(parts)
+        self.screener, self.shadow = self.serving.screener, self.serving.shadow
+        self.billing, self.counterfactual = self.serving.billing, self.serving.counterfactual
+        # With the same models it knows already what the ledger would tell.
+        self._remembers = before is not None and before._parts.expected is parts.expected
         # Set by a server: what readiness and metrics say of its keys and limits.
         self.access: Callable[[], AccessHealth] | None = None if before is None else before.access
         # Likewise: what metrics say of its load.
         self.load: Callable[[], Load] | None = None if before is None else before.load
         self._started = False
-        self.model_states = dict.fromkeys(self.models, "not loaded")
+        self.model_states = dict.fromkeys(parts.models, "not loaded")
         # Whose states these are.
-        self._states_of: dict[str, Model] = dict(self.models)
-
-    def _hold_models(self, given: Mapping[str, Model] | None, before: Gateway | None) -> None:
-        self._memory: MemoryBudget = (
-            MemoryBudget(self.settings.models_memory) if before is None else before._memory
-        )
-        self._given: dict[str, Model] = dict(given or {}) if before is None else before._given
-        kept = {} if before is None else models_still_good(before, self.settings)
-        made = make_models(
-            self.settings, without={*self._given, *kept}, budget=self._memory, engines=self._engines
-        )
-        self.own_models: dict[str, Model] = {**kept, **made}
-        self.models: dict[str, Model] = {**self.own_models, **self._given}
-
-    def _judge(self, drift: DriftMonitor | None, before: Gateway | None) -> None:
-        """Make what decides who answers."""
-        settings = self.settings
-        self._scorer: Scorer = Scorer.load() if before is None else before._scorer
-        self.budgets = Budgets.load(settings, self._scorer, self.prices.price)
-        self.drift: DriftMonitor = drift or self._watch(before)
-        same = before is not None and before.settings.models == settings.models
-        self.expected: ExpectedCost = (
-            before.expected if before and same else ExpectedCost(settings.models, self.prices.price)
-        )
-        self.routing = Routing(
-            settings,
-            self._scorer,
-            self.health,
-            budgets=self.budgets,
-            expected=self.expected,
-            specialists={m.name: m.certainty for m in self.models.values() if isinstance(m, ClassifierModel)},
-            tightened=self.drift.tightened,
-        )
-
-    def _serve(self, lot: Lot | None, before: Gateway | None) -> None:
-        """Make what runs requests and writes them down."""
-        settings = self.settings
-        self.screener = screener_of(settings)
-        asked = self.models
-        if self.screener.needed:
-            asked = doors(self.models, {m.name for m in settings.models if m.tier == "cloud"})
-        self.billing = Billing(
-            settings, self.prices, self.routing.count_tokens, expected=self.expected.output_tokens
-        )
-        self.counterfactual = Counterfactual(settings, self.prices, self.expected)
-        self._remembers = before is not None and before.expected is self.expected
-        self.ratings: Feedback = (
-            before.ratings
-            if before is not None and before.drift is self.drift
-            else Feedback(
-                self.ledger,
-                self.drift,
-                settings.drift,
-                elsewhere=2 * settings.ledger.flush_interval if settings.server.workers > 1 else 0.0,
-            )
-        )
-        records = Records(self.ledger, self.metrics, self.telemetry)
-        self.shadow = Shadow(
-            settings,
-            asked,
-            self.drift,
-            billing=self.billing,
-            available=self.health.available,
-            keep=records.keep,
-            paired=self.counterfactual.paired,
-        )
-        budgets = {name: m.budget for name, m in self.models.items() if isinstance(m, CloudModel)}
-        self.serving: Serving = Serving(
-            routing=self.routing,
-            screener=self.screener,
-            reuse=self.reuse,
-            runner=Runner(asked, self.health, self.billing, budgets),
-            billing=self.billing,
-            counterfactual=self.counterfactual,
-            shadow=self.shadow,
-            books=Books(
-                records, settings.baseline_model, self.counterfactual, self.reuse, self.ratings, self.drift
-            ),
-            lot=lot or (Lots() if before is None else before.serving.lot),
-        )
+        self._states_of: dict[str, Model] = dict(parts.models)
 
     def share_engines(self, engines: Engines) -> None:
         """Take local models' processes from somewhere else, for good; see `processes`. Call it before one is loaded."""
@@ -235,42 +143,8 @@ class Gateway:
         """The cache's store; None where it is switched off."""
         return None if self.reuse is None else self.reuse.recall.cache
 
-    def _open_cache(self, before: Gateway | None) -> Reuse | None:
-        settings = self.settings.cache
-        if before is not None and settings == before.settings.cache:
-            return before.reuse
-        goes_on = before is not None and same_store(before.settings, self.settings)
-        cache = before.cache if before is not None and goes_on else open_cache(settings)
-        if cache is None:
-            return None
-        embedding = self._scorer.embedding
-        recall = Recall(
-            cache,
-            settings,
-            equivalence=Equivalence.load(embedding),
-            volatility=Volatility.load(embedding),
-        )
-        return Reuse(recall, settings, tightened=self.drift.tightened, again=self._again)
-
     async def _again(self, journey: Journey) -> Answer:
         return await self.serving.ask_again(journey)
-
-    def _watch(self, before: Gateway | None) -> DriftMonitor:
-        budgets = self.settings.risk_budgets
-        # Evidence is of these budgets and models; with others it begins anew.
-        if before is not None and _watched(before.settings) == _watched(self.settings):
-            return before.drift
-        known = self.budgets.reference
-        local = [model.name for model in self.settings.models if model.tier == "local"]
-        if self.budgets.reference_of is not None:
-            # Other models' scores are not what the reference holds.
-            local = [self.budgets.reference_of]
-        return DriftMonitor(
-            self.settings.drift,
-            budgets=budgets,
-            local=local,
-            references=None if known is None else dict.fromkeys(budgets, known),
-        )
 
     @classmethod
     def sync(
@@ -318,7 +192,7 @@ class Gateway:
         """
         self._started = before._started
         self._remember()
-        self.health.follow(_breakers(self.settings))
+        self.health.follow(breakers(self.settings))
         for name in new:
             # What is known of the one before says nothing of this one.
             self.health.succeeded(name)
@@ -531,21 +405,7 @@ class Gateway:
             ModelNotFound: No model of that name is configured with `embeddings: true`.
             RequestError: A text is empty or too long, or the model is not available.
         """
-        spec = next((spec for spec in self.settings.models if spec.name == model), None)
-        found = self.models.get(model)
-        if not isinstance(spec, LocalModelSettings) or not spec.embeddings or not isinstance(found, Embedder):
-            able = [
-                m.name for m in self.settings.models if isinstance(m, LocalModelSettings) and m.embeddings
-            ]
-            known = (
-                f"Available: {', '.join(able)}"
-                if able
-                else "None is; set 'embeddings: true' on a local model"
-            )
-            raise ModelNotFound(
-                f"No model '{model[:100]}' is configured for embeddings. {known}.", param="model"
-            )
-        return await found.embed(texts)
+        return await embedder_of(self.settings.models, self.models, model).embed(texts)
 
     def classifying_model(self, labels: Collection[str], *, may: Callable[[str], bool] | None = None) -> str:
         """Return who classifies where the caller names nobody: who was trained for it, else who has probabilities.
@@ -561,15 +421,6 @@ class Gateway:
         ]
         local = [model.name for model in self.settings.models if isinstance(model, LocalModelSettings)]
         return next((name for name in (*trained, *local) if may is None or may(name)), AUTO)
-
-
-def _watched(settings: Settings) -> tuple[object, ...]:
-    local = [model.name for model in settings.models if model.tier == "local"]
-    return settings.drift, settings.risk_budgets, local, settings.calibrations
-
-
-def _breakers(settings: Settings) -> dict[str, Breaker]:
-    return {model.name: model.breaker for model in settings.models if isinstance(model, CloudModelSettings)}
 
 
 def _settings_from_environment() -> Settings:

@@ -17,6 +17,7 @@ from .errors import SettingsError, SmallfirstError
 from .settings import AnyModelSettings, ClassifierSettings, Settings
 
 if TYPE_CHECKING:
+    from .assembly import Parts
     from .gateway import Gateway
     from .models.base import Model
 
@@ -131,8 +132,8 @@ async def _close(models: Iterable[Model]) -> None:
     await asyncio.gather(*(model.aclose() for model in models))
 
 
-def models_still_good(before: Gateway, settings: Settings) -> Mapping[str, Model]:
-    """Return the models of a gateway whose settings are the same in others."""
+def models_still_good(before: Parts, settings: Settings) -> Mapping[str, Model]:
+    """Return a gateway's own models whose settings are the same in others."""
     known = {model.name: model for model in before.settings.models}
     return {
         model.name: before.own_models[model.name]
