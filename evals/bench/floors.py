@@ -2,8 +2,8 @@
 
     python -m smallfirst.evals.bench.floors --upstream http://127.0.0.1:9000/v1 --port 9001 --client aiohttp
 
-A body goes out as it came in, an answer comes back as it is; nothing is read, logged, timed or retried. `aiohttp` is
-the client of the gateway's own cloud models; `httpx` is httpx over aiohttp's connections.
+A body goes out as it came in, an answer comes back as it is; nothing is read, logged, timed or retried. `aiohttp` has
+the connections of the gateway's own cloud models, by its usual client; `httpx` is httpx over them.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def httpx_client(url: str) -> Open:
 
 
 def aiohttp_client(url: str) -> Open:
-    """Return aiohttp alone, as `Upstream` has it."""
+    """Return aiohttp alone: the connections of `Upstream`, by its usual client."""
     import aiohttp
 
     @asynccontextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import ssl
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from aiohttp.http_exceptions import ContentEncodingError
 from ..errors import ModelError, ModelTimeout, ModelUnavailable, UpstreamError
 from ..settings import CloudModelSettings, Timeouts
 from .connections import CleanConnector, TimedResolver
+from .exchange import Exchange, Pool
 from .patience import Patience, Phase
 from .refusal import Secrets, refusal
 from .trust import untrusted
@@ -28,9 +28,6 @@ _KEPT = 30.0
 # Seconds for what a server has yet to send after the last of an answer that matters, so that the connection can be used
 # again.
 _LINGER = 0.25
-
-# A longer body is written in pieces, between which others get their turn.
-_IN_ONE_PIECE = 512 * 1024
 
 
 class Pieces(Protocol):
@@ -105,67 +102,63 @@ class Upstream:
     def __init__(self, settings: CloudModelSettings) -> None:
         self._settings = settings
         # Connections belong to an event loop; a program may run several, one after the other.
-        self._session: tuple[asyncio.AbstractEventLoop, aiohttp.ClientSession] | None = None
-        # Responses that are read; whoever forgets to let go of one does not keep it here for ever.
-        self._responses: WeakSet[aiohttp.ClientResponse] = WeakSet()
+        self._pool: tuple[asyncio.AbstractEventLoop, Pool] | None = None
+        # What is read; whoever forgets to let go of one does not keep it here for ever.
+        self._exchanges: WeakSet[Exchange] = WeakSet()
 
     @property
     def open(self) -> bool:
         """Whether there is a pool of connections."""
-        return self._session is not None
+        return self._pool is not None
 
     async def start(self) -> None:
         """Make the connection pool; nothing is sent."""
-        self._http()
+        self._connections()
 
     async def aclose(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            loop, session = self._session
-            self._session = None
+        if self._pool is not None:
+            loop, pool = self._pool
+            self._pool = None
             if loop is asyncio.get_running_loop():
                 # Whoever still reads from one is told at once; aiohttp would leave him waiting.
-                for response in tuple(self._responses):
-                    self.close(response)
-                await session.close()
-            self._responses.clear()
+                for exchange in tuple(self._exchanges):
+                    self.close(exchange)
+                await pool.aclose()
+            self._exchanges.clear()
 
     async def send(
         self, path: str, content: bytes, headers: Mapping[str, str], patience: Patience
     ) -> Response:
         """Post a body; see `Sender`."""
         settings = self._settings
-        body = content if len(content) <= _IN_ONE_PIECE else io.BytesIO(content)
         try:
             with patience.during("first_byte"):
-                response = await self._http().post(
-                    f"{settings.base_url}{path}", data=body, headers=headers, allow_redirects=False
-                )
+                exchange = await self._connections().post(f"{settings.base_url}{path}", content, headers)
         except aiohttp.ClientError as exc:
             raise _failure(exc, settings.name, settings.timeouts) from exc
-        self._responses.add(response)
-        return Response(self, response, settings, patience)
+        self._exchanges.add(exchange)
+        return Response(self, exchange, settings, patience)
 
-    def settle(self, response: aiohttp.ClientResponse) -> None:
-        """Close a response a moment later; one that ends before that leaves its connection to the next request."""
-        if response.closed:
-            self._responses.discard(response)
+    def settle(self, exchange: Exchange) -> None:
+        """Close an answer a moment later; one that ends before that leaves its connection to the next request."""
+        if exchange.closed:
+            self._exchanges.discard(exchange)
         else:
-            asyncio.get_running_loop().call_later(_LINGER, self.close, response)
+            asyncio.get_running_loop().call_later(_LINGER, self.close, exchange)
 
-    def close(self, response: aiohttp.ClientResponse) -> None:
-        """Close a response, and its connection where it has not ended. Safe to call twice."""
-        self._responses.discard(response)
-        if not response.closed:
-            response.close()
+    def close(self, exchange: Exchange) -> None:
+        """Close an answer, and its connection where it has not ended. Safe to call twice."""
+        self._exchanges.discard(exchange)
+        exchange.close()
 
-    def _http(self) -> aiohttp.ClientSession:
+    def _connections(self) -> Pool:
         loop = asyncio.get_running_loop()
-        if self._session is None or self._session[0] is not loop:
-            self._session = (loop, self._make_session())
-        return self._session[1]
+        if self._pool is None or self._pool[0] is not loop:
+            self._pool = (loop, self._make_pool())
+        return self._pool[1]
 
-    def _make_session(self) -> aiohttp.ClientSession:
+    def _make_pool(self) -> Pool:
         settings = self._settings
         headers = {"content-type": "application/json", "user-agent": "smallfirst"}
         if settings.api_key is not None:
@@ -178,32 +171,23 @@ class Upstream:
             resolver=TimedResolver(settings.timeouts.connect),
             ssl=_trusted() if settings.base_url.startswith("https:") else True,
         )
-        return aiohttp.ClientSession(
-            connector=connector,
-            headers=headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # Only connecting is timed by aiohttp; the rest is timed here, by phase.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.timeouts.connect),
-        )
+        # Only connecting is timed by aiohttp; the rest is timed here, by phase.
+        return Pool(settings.base_url, headers, connector, settings.timeouts.connect)
 
 
 class Response:
     """A response of an `Upstream`; see `Pieces`."""
 
-    __slots__ = ("_content", "_patience", "_response", "_settings", "_upstream", "headers", "status")
+    __slots__ = ("_content", "_exchange", "_patience", "_settings", "_upstream", "headers", "status")
 
     def __init__(
-        self,
-        upstream: Upstream,
-        response: aiohttp.ClientResponse,
-        settings: CloudModelSettings,
-        patience: Patience,
+        self, upstream: Upstream, exchange: Exchange, settings: CloudModelSettings, patience: Patience
     ) -> None:
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
+        self.status = exchange.status
+        self.headers = exchange.headers
         self._upstream = upstream
-        self._response = response
-        self._content = response.content
+        self._exchange = exchange
+        self._content = exchange.content
         self._settings = settings
         self._patience = patience
 
@@ -225,11 +209,11 @@ class Response:
 
     def settle(self) -> None:
         """Let go of it; see `Pieces`."""
-        self._upstream.settle(self._response)
+        self._upstream.settle(self._exchange)
 
     def close(self) -> None:
         """Let go of it; see `Pieces`."""
-        self._upstream.close(self._response)
+        self._upstream.close(self._exchange)
 
 
 async def read(response: Pieces, name: str) -> bytes:

@@ -128,6 +128,8 @@ class Connection(HttpToolsProtocol):
             return
         self._refused = False
         super().on_headers_complete()
+        if self.cycle.scope["method"] != "HEAD":
+            self.cycle.transport = _WithHead(self.transport)  # type: ignore[assignment]
 
     def _shed(self) -> bool:
         """Refuse a request right away, for a fifth of what an app takes; returns whether that could be."""
@@ -196,6 +198,45 @@ class Connection(HttpToolsProtocol):
         head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n{more}\r\n"
         self.transport.write(STATUS_LINE[status] + head.encode() + body)
         self.transport.close()
+
+
+class _WithHead:
+    """What one answer writes to: its head goes out with the first piece of its body where that follows at once.
+
+    Apart they are two packets, and the client is woken twice: a tenth of what a short stream takes of the processor.
+    """
+
+    __slots__ = ("_head", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        # None: it has not come; empty: it is sent.
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """Send some of the answer."""
+        if self._head is None:
+            self._head = data
+            asyncio.get_running_loop().call_soon(self._send_head)
+        elif self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close the connection once all is sent."""
+        self._send_head()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether the connection is closed, or about to be."""
+        return self._transport.is_closing()
+
+    def _send_head(self) -> None:
+        if self._head and not self._transport.is_closing():
+            head, self._head = self._head, b""
+            self._transport.write(head)
 
 
 class _TooManyRequests(Exception):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -40,8 +39,7 @@ _HINTS = {name.encode(): name for name in HINT_HEADERS}
 _NO_QUERY = QueryParams()
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(msgspec.Struct, frozen=True):
     """One HTTP request at the edge."""
 
     headers: Headers
@@ -49,9 +47,9 @@ class Incoming:
     tenant: str | None
     receive: Receive
     limits: Limits
-    path_params: Mapping[str, str] = field(default_factory=dict)
-    access: Admission = field(default_factory=Admission)
-    drain: Drain = field(default_factory=Drain)
+    path_params: Mapping[str, str] = msgspec.field(default_factory=dict)
+    access: Admission = msgspec.field(default_factory=Admission)
+    drain: Drain = msgspec.field(default_factory=Drain)
     client: Client | None = None
 
     async def chat_request(self) -> ChatRequest:
