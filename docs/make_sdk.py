@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from pydantic import BaseModel
 
 from smallfirst import agents, router
@@ -75,7 +76,8 @@ def _thing(thing: Any) -> Iterator[str]:
         yield f"### {thing.__name__}\n\n{_code(_signature(thing.__name__, thing))}\n\n{_markdown(thing)}\n"
         return
     # What a Pydantic class takes is in its docstring; its own signature has the frameworks' fields as well.
-    made = "" if issubclass(thing, BaseModel) else _code(_signature(thing.__name__, thing.__init__)) + "\n\n"
+    init = thing if issubclass(thing, msgspec.Struct) else thing.__init__
+    made = "" if issubclass(thing, BaseModel) else _code(_signature(thing.__name__, init)) + "\n\n"
     yield f"### {thing.__name__}\n\n{made}{_markdown(thing)}\n"
     for name, member in _members(thing).items():
         found = _member(thing.__name__, name, member)
@@ -103,13 +105,17 @@ def _member(owner: str, name: str, member: Any) -> str | None:
 def _signature(name: str, function: Any) -> str:
     signature = inspect.signature(function)
     given = [p for p in signature.parameters.values() if p.name not in ("self", "cls")]
+    if isinstance(function, type):
+        # As they stand in the source: msgspec tells what they stand for.
+        given = [one.replace(annotation=function.__annotations__[one.name]) for one in given]
     shown: list[str] = []
     for at, one in enumerate(given):
         if one.kind is one.KEYWORD_ONLY and (at == 0 or given[at - 1].kind is one.POSITIONAL_OR_KEYWORD):
             shown.append("*")
         shown.append(_parameter(one))
     start = f"{'async def ' if inspect.iscoroutinefunction(function) else ''}{name}"
-    end = f" -> {signature.return_annotation}" if signature.return_annotation not in ("None", None) else ""
+    returned = signature.return_annotation
+    end = f" -> {returned}" if returned not in ("None", None, signature.empty) else ""
     text = f"{start}({', '.join(shown)}){end}"
     if len(text) <= 100:
         return text

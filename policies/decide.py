@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from types import MappingProxyType
+
+import msgspec
+from msgspec.structs import replace
 
 from .constraints import (
     is_cramped,
@@ -113,8 +115,7 @@ def _decided(
     return _plan([*cloud, *spare], choice, policy, score)
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
+class _Choice(msgspec.Struct, frozen=True):
     """Why a plan is as it is; the local model that answers first, None where none was chosen; how it is checked; how
     likely it was."""
 
@@ -197,8 +198,9 @@ def _checked(order: Sequence[Candidate], policy: Policy, check: Allowance) -> tu
 def _reference(cloud: Sequence[Candidate], policy: Policy) -> Candidate:
     """Return the cloud model that others are held against: the operator's first one; under a risk budget the baseline,
     which it was calibrated on."""
-    budgeted = policy.max_quality_loss is not None
-    return next((c for c in cloud if budgeted and c.baseline), cloud[0])
+    if policy.max_quality_loss is None:
+        return cloud[0]
+    return next((c for c in cloud if c.baseline), cloud[0])
 
 
 def _cheapest_first(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 Tier = Literal["local", "cloud"]
 Capability = Literal[
@@ -22,8 +23,7 @@ PersonalData = Literal[
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(msgspec.Struct, frozen=True):
     """What a request asks of a model; hard constraints.
 
     Attributes:
@@ -48,8 +48,7 @@ class Needs:
     whole: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(msgspec.Struct, frozen=True):
     """How hard a request is, and who is likely to get it right.
 
     Attributes:
@@ -66,8 +65,7 @@ class Score:
     known: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """A configured model, as deciding sees it.
 
     Attributes:
@@ -94,8 +92,7 @@ class Candidate:
     answer_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
+class Allowance(msgspec.Struct, frozen=True):
     """What a risk budget allows a local model; see `policies.risk`.
 
     Attributes:
@@ -111,8 +108,7 @@ class Allowance:
     kept: float
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True):
     """One step of a plan: who is asked, and what keeps its answer. By default every answer is kept.
 
     Attributes:
@@ -145,8 +141,7 @@ class Attempt:
         return self.valid or self.sure or self.min_confidence > 0 or self.samples > 1
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What will be done: attempts in order, with the reason in words.
 
     Attributes:
@@ -174,8 +169,7 @@ class Decision:
         return "cascade" if self.attempts[0].checked else "route"
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """No model may or can answer.
 
     Attributes:
@@ -189,4 +183,4 @@ class Refusal:
     reason: str
     policy: str
     param: str | None = None
-    excluded: Mapping[str, str] = field(default_factory=dict)
+    excluded: Mapping[str, str] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -13,8 +12,7 @@ from .wire import Usage
 Route = Literal["local", "cloud", "cache"]
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True):
     """Who answered, why, and for how much.
 
     Attributes:

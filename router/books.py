@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from .answer import Receipt
 from .drift import DriftMonitor
@@ -60,21 +61,9 @@ class Books:
     ratings: Feedback
     drift: DriftMonitor
 
-    @contextmanager
-    def recorded(self, journey: Journey) -> Iterator[None]:
+    def recorded(self, journey: Journey) -> _Recorded:
         """Record a request that fails, or whose caller leaves, before it was recorded with its answer."""
-        try:
-            yield
-        except RequestError as exc:
-            self.record(journey, "error", exc)
-            raise
-        except asyncio.CancelledError:
-            self.record(journey, "cancelled")
-            raise
-        except BaseException:
-            # A bug of ours must not keep others waiting, and is in the ledger too.
-            self.record(journey, "error", RequestError("An internal error occurred.", code="internal_error"))
-            raise
+        return _Recorded(self, journey)
 
     def finish_stream(
         self, journey: Journey, receipt: Receipt, status: Status, error: RequestError | None
@@ -135,3 +124,26 @@ class Books:
                 # What must not reach a cloud as it is, is not written down as it is either.
                 text = text.stored("redacted")
             self.records.ledger.record(text)
+
+
+class _Recorded:
+    """What `Books.recorded` gives to `with`."""
+
+    __slots__ = ("_books", "_journey")
+
+    def __init__(self, books: Books, journey: Journey) -> None:
+        self._books = books
+        self._journey = journey
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _at: object) -> None:
+        if error is None:
+            return
+        if isinstance(error, asyncio.CancelledError):
+            self._books.record(self._journey, "cancelled")
+            return
+        if not isinstance(error, RequestError):
+            # A bug of ours must not keep others waiting, and is in the ledger too.
+            error = RequestError("An internal error occurred.", code="internal_error")
+        self._books.record(self._journey, "error", error)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import secrets
 import time
-import uuid
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,6 +28,12 @@ from .wire import ChatRequest, Usage
 Status = Literal["ok", "error", "cancelled"]
 
 
+def new_request_id() -> str:
+    """Return an id that nobody can guess. It begins with the time, in milliseconds, so that the ledger's index of ids
+    grows at its end: in the midst, each entry of a batch would change another of its pages."""
+    return f"req_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
 @dataclass(slots=True)
 class Journey:
     """Collects what happens to one request.
@@ -43,7 +49,7 @@ class Journey:
     request: ChatRequest
     hints: Hints
     target: Target
-    request_id: str = field(default_factory=lambda: f"req_{uuid.uuid4().hex}")
+    request_id: str = field(default_factory=new_request_id)
     started_at: float = field(default_factory=time.time)
     begun: float = field(default_factory=time.perf_counter)
     plan: Plan | None = None
@@ -145,7 +151,7 @@ class Journey:
     @property
     def cost_usd(self) -> float | None:
         """The sum over attempts; None as soon as one is unknown."""
-        return sum_known(attempt.cost_usd for attempt in self.attempts)
+        return sum_known([attempt.cost_usd for attempt in self.attempts])
 
     @property
     def reason(self) -> str:
@@ -263,8 +269,8 @@ class Journey:
             cache_write_tokens=usage.cache_write_tokens,
             service_tier=usage.service_tier,
             cpu_seconds=math.fsum(cpu_seconds) if cpu_seconds else None,
-            energy_wh=sum_known(attempt.energy_wh for attempt in self.attempts),
-            gco2e=sum_known(attempt.gco2e for attempt in self.attempts),
+            energy_wh=sum_known([attempt.energy_wh for attempt in self.attempts]),
+            gco2e=sum_known([attempt.gco2e for attempt in self.attempts]),
             key_id=self.request.grant.key_id if self.request.grant else None,
             trace_id=self.trace_id,
         )
@@ -306,25 +312,23 @@ def attempt_record(
     )
 
 
-def sum_known(values: Iterable[float | None]) -> float | None:
+def sum_known(values: Sequence[float | None]) -> float | None:
     """Return a sum, rounded once; None as soon as one of them is unknown."""
-    known = []
-    for value in values:
-        if value is None:
-            return None
-        known.append(value)
-    return math.fsum(known)
+    known = [value for value in values if value is not None]
+    return math.fsum(known) if len(known) == len(values) else None
 
 
 def _is_among(attempts: tuple[Attempt, ...], attempt: Attempt) -> bool:
     """Whether this very attempt is there: two of the same model are equal."""
-    return any(attempt is one for one in attempts)
+    return bool(attempts) and any(attempt is one for one in attempts)
 
 
 def _reason_code(journey: Journey, error: RequestError | None) -> str:
     code, screening = _routing_code(journey, error), journey.request.screening
+    if screening is None or not screening.redacts:
+        return code
     sent = any(attempt.tier == "cloud" for attempt in journey.attempts)
-    return f"{code}+pii_redacted" if sent and screening is not None and screening.redacts else code
+    return f"{code}+pii_redacted" if sent else code
 
 
 def _routing_code(journey: Journey, error: RequestError | None) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 
 import msgspec
+from msgspec.structs import replace
 
 from smallfirst.policies import Candidate, Decision, Needs, Policy, Refusal, Score, decide
 from smallfirst.policies.types import TaskKind
@@ -35,8 +35,7 @@ AUTO = "auto"
 _SAME_ANSWERS = ("description", "explore", "hedge_after", "hedge_whole_after", "hedge_same_model")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """What the caller's `model` stands for.
 
     Attributes:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Generic, TypeVar
+
+from msgspec.structs import replace
 
 from smallfirst.policies import Attempt
 

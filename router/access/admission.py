@@ -174,7 +174,8 @@ class Admission:
         if not rules.in_usd:
             return tokens, 0
         usage = Usage(prompt, answer, cpu_seconds=0.0)
-        asked_tier = replace(usage, service_tier=tier_name(request.body.get("service_tier")))
+        tier = tier_name(request.body.get("service_tier"))
+        asked_tier = Usage(prompt, answer, service_tier=tier, cpu_seconds=0.0)
         costs = sorted(
             max(gateway.prices.price(model, each) or 0.0 for each in (usage, asked_tier))
             for model in _asked(gateway, target, grant.models)

@@ -15,6 +15,7 @@ from .texts import Text
 
 COLUMNS = Entry.__struct_fields__
 AS_JSON = frozenset({"tags", "scores", "attempts"})
+_JSON_AT = tuple(at for at, name in enumerate(COLUMNS) if name in AS_JSON)
 
 # Forward only: entry N brings a file from version N to N + 1. Never edit one that was released; add the next.
 SQLITE_MIGRATIONS: tuple[str, ...] = (
@@ -221,10 +222,10 @@ def newer(version: int) -> LedgerError:
 
 def to_row(entry: Entry) -> tuple[Any, ...]:
     """Return an entry's columns in order."""
-    return tuple(
-        msgspec.json.encode(value).decode() if name in AS_JSON else value
-        for name, value in zip(COLUMNS, msgspec.structs.astuple(entry), strict=True)
-    )
+    row = list(msgspec.structs.astuple(entry))
+    for at in _JSON_AT:
+        row[at] = msgspec.json.encode(row[at]).decode()
+    return tuple(row)
 
 
 def from_row(row: Any) -> Entry:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast, get_args
 
 import msgspec
+from msgspec.structs import replace
 
 from smallfirst.policies.types import TaskKind
 

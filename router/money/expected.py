@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
+
+import msgspec
 
 from smallfirst.policies.types import TaskKind
 
@@ -41,8 +43,7 @@ class Rates:
     output: float
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """What is known of a request before it is answered.
 
     Attributes:
@@ -92,21 +93,21 @@ class ExpectedCost:
     ) -> None:
         self._rates = {model.name: _rates(model, price) for model in models}
         self._clock = clock
-        self._lengths: dict[tuple[str, TaskKind], Lengths] = {}
+        self._lengths: defaultdict[tuple[str, TaskKind], Lengths] = defaultdict(Lengths)
         # By model, the other one, and task kind.
-        self._pairs: dict[tuple[str, str, TaskKind], Pairs] = {}
-        self._tokenizers: dict[str, _Tokenizer] = {}
+        self._pairs: defaultdict[tuple[str, str, TaskKind], Pairs] = defaultdict(Pairs)
+        self._tokenizers: defaultdict[str, _Tokenizer] = defaultdict(_Tokenizer)
         # By tenant and session, most recent last: who answered, how long the prompt was, and when.
         self._sessions: OrderedDict[tuple[str, str], dict[str, tuple[int, float]]] = OrderedDict()
 
     def output_tokens(self, model: str, task: TaskKind, limit: int | None) -> float:
         """Return how long an answer is expected to be, in tokens, and no longer than the caller's limit."""
-        return self._length_of(model, task).expected(limit, float(FIRST_GUESS[task]))
+        return self._lengths[model, task].expected(limit, float(FIRST_GUESS[task]))
 
     def predicted_tokens(self, model: str, task: TaskKind, limit: int | None) -> float | None:
         """Return how long an answer is predicted to be by this model's own answers alone; None where it has given fewer
         than `LEAST_SEEN` to such tasks."""
-        known = self._length_of(model, task)
+        known = self._lengths[model, task]
         return known.expected(limit) if known.seen >= LEAST_SEEN else None
 
     def room(self, model: str, task: TaskKind | None) -> int:
@@ -196,16 +197,16 @@ class ExpectedCost:
             counted: This gateway's own count of the prompt's tokens.
         """
         if task is not None:
-            self._length_of(model, task).add(usage.output_tokens, limit)
+            self._lengths[model, task].add(usage.output_tokens, limit)
         if counted is not None and not usage.estimated:
-            self._tokenizers.setdefault(model, _Tokenizer()).add(counted, usage.input_tokens)
+            self._tokenizers[model].add(counted, usage.input_tokens)
         self.seen(model, usage=usage, tenant=tenant, session=session)
 
     def seen(self, by: str, *, usage: Usage, tenant: str, session: str) -> None:
         """Note what a session's prompt came to, with the answer; `by` is a model, or the cache."""
-        by_model = self._sessions.setdefault((tenant, session), {})
-        by_model[by] = (usage.input_tokens + usage.output_tokens, self._clock())
-        self._sessions.move_to_end((tenant, session))
+        key = tenant, session
+        self._sessions.setdefault(key, {})[by] = (usage.input_tokens + usage.output_tokens, self._clock())
+        self._sessions.move_to_end(key)
         if len(self._sessions) > SESSIONS:
             self._sessions.popitem(last=False)
 
@@ -214,7 +215,7 @@ class ExpectedCost:
 
         Only for answers that were chosen at random, or the model's usual lengths would be learned from odd ones.
         """
-        self._pairs.setdefault((model, other, task), Pairs()).add(others, own)
+        self._pairs[model, other, task].add(others, own)
 
     def remember(self, answers: Iterable[tuple[str, str, int]]) -> None:
         """Learn from answers of earlier days: (model, task, tokens) each, the oldest first; unknown names are passed
@@ -225,13 +226,7 @@ class ExpectedCost:
         """
         for model, task, tokens in answers:
             if model in self._rates and task in FIRST_GUESS:
-                self._length_of(model, cast("TaskKind", task)).add(tokens)
-
-    def _length_of(self, model: str, task: TaskKind) -> Lengths:
-        known = self._lengths.get((model, task))
-        if known is None:
-            known = self._lengths[model, task] = Lengths()
-        return known
+                self._lengths[model, cast("TaskKind", task)].add(tokens)
 
     def _ratio(self, model: str) -> float:
         tokenizer = self._tokenizers.get(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 # An average over about so many of the latest answers; a first guess counts as one of them (as five, it made the first
@@ -39,7 +40,7 @@ class Lengths:
         self.seen = 0.0
         self._guess = float(GUESS_COUNTS)
         self._cut = 0.0
-        self._bins: dict[int, _Bin] = {}
+        self._bins: defaultdict[int, _Bin] = defaultdict(_Bin)
         # Means by limit, until the next answer; a policy asks for the same ones again and again.
         self._means: dict[float, float] = {}
 
@@ -54,7 +55,7 @@ class Lengths:
             self._fade((RECENT - 1) / (self.seen + self._guess))
         self.seen += 1
         self._means.clear()
-        held = self._bins.setdefault(_bin(tokens), _Bin())
+        held = self._bins[_bin(tokens)]
         if limit is not None and tokens >= limit:
             held.cut += 1
             held.cut_tokens += tokens

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+import msgspec
 from starlette.types import ASGIApp
 
 from ..gateway import Gateway
@@ -34,6 +34,6 @@ def decision_body(decision: Any) -> dict[str, Any]:
         "reason": decision.reason,
         "reason_code": decision.code,
         "policy": decision.policy,
-        "attempts": [dataclasses.asdict(attempt) for attempt in decision.attempts],
-        "score": dataclasses.asdict(decision.score) if decision.score else None,
+        "attempts": [msgspec.structs.asdict(attempt) for attempt in decision.attempts],
+        "score": msgspec.structs.asdict(decision.score) if decision.score else None,
     }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 
+from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from ..answer import Receipt

@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -138,14 +138,14 @@ _USUAL = vars(logging.LogRecord("", logging.INFO, "", 0, "", (), None)) | {
 }
 
 
-def _say(logger: logging.Logger, level: int, message: str, fields: Mapping[str, object]) -> None:
+def _say(logger: logging.Logger, level: int, message: str, fields: dict[str, object]) -> None:
     """Log as `logger.log` does, faster."""
     if level != logging.INFO or logging.getLogRecordFactory() is not logging.LogRecord:
         record = logger.makeRecord(logger.name, level, "", 0, message, (), None, extra=fields)
     else:
         now = time.time()
         record = logging.LogRecord.__new__(logging.LogRecord)
-        record.__dict__ = {**_USUAL, "name": logger.name, "msg": message, "created": now, **fields}
+        record.__dict__ = _USUAL | {"name": logger.name, "msg": message, "created": now} | fields
     logger.handle(record)
 
 
@@ -280,7 +280,10 @@ def _dropped(count: int) -> logging.LogRecord:
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in _OWN}
+    fields = vars(record).copy()
+    for name in _OWN:
+        fields.pop(name, None)
+    return fields
 
 
 def _utc(seconds: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -99,7 +98,7 @@ class NothingToSettle:
 def receipt_field(receipt: Receipt | None) -> dict[str, Any]:
     """Return the field of a stream's last event that says who answered, why and for how much, as the headers of an
     answer in one piece do: when a stream's headers are sent, its cost is not known yet."""
-    return {} if receipt is None else {"smallfirst": asdict(receipt)}
+    return {} if receipt is None else {"smallfirst": msgspec.structs.asdict(receipt)}
 
 
 def typed(body: dict[str, Any], fields: type[S]) -> S:

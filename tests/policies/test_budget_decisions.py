@@ -1,11 +1,11 @@
 """Decisions under a risk budget, and decisions by cost."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from smallfirst.policies import Allowance, Attempt, Candidate, Decision, Needs, Policy, Score, decide
 

@@ -1,10 +1,9 @@
 """`decide()` as data: needs, score, policy and candidates in; a plan or a refusal out."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 from smallfirst.policies import (

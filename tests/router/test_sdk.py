@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from fixtures import loopback_cloud as lc
 from fixtures.loopback_cloud import LoopbackCloud
 from fixtures.serving import CLOUD, EASY, HARD, LOCAL, MakeGateway, MakeSettings, Served
+from msgspec.structs import replace
 
 from smallfirst.policies import Decision
 from smallfirst.router import Gateway, Receipt

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from fixtures.local_model import cpu_seconds_of
 
@@ -45,7 +46,9 @@ async def test_an_answer_is_told_its_tokens_as_they_were_counted(model: LocalMod
     reply = await model.complete(request)
     assert reply.usage is not None
     assert meter.counted is not None
-    assert meter.counted == replace(reply.usage, estimated=True, cpu_seconds=meter.cpu_seconds)
+    assert meter.counted == msgspec.structs.replace(
+        reply.usage, estimated=True, cpu_seconds=meter.cpu_seconds
+    )
 
 
 async def test_of_two_answers_in_one_batch_the_longer_has_taken_more(model: LocalModel) -> None:

@@ -1,6 +1,6 @@
 """Bills: receipts added up, and as text."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from smallfirst.router import Bill, Receipt
 from smallfirst.router.money.bill import BillLine
