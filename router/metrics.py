@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import platform
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cache
 from importlib.metadata import version
-from itertools import accumulate
-from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from .ledger import AttemptRecord, Entry
 from .telemetry.labels import code_label
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _OVERHEAD = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
-
-C = TypeVar("C", bound=Collector)
 
 # A metric's values by label names and values; all of a metric have the same names, and their number is bounded.
 Labelled = Mapping[tuple[tuple[str, str], ...], float]
@@ -51,30 +39,32 @@ class Metrics:
         self._define_requests()
         self._define_models()
         build = self._gauge("smallfirst_build_info", "1, with the version as a label", "version", "python")
-        build.add(1, version("smallfirst"), platform.python_version())
+        build.labels(version("smallfirst"), platform.python_version()).set(1)
         self._registry.register(self._gauges)
         # The gateway's own memory, processor time and open files, under their usual names (`process_…`).
         ProcessCollector(registry=self._registry)
 
     def _define_requests(self) -> None:
-        self._requests = self._counter(
+        self._requests = self._counters(
             "smallfirst_requests_total", "Requests served, by route and status", "route", "model", "status"
         )
-        self._errors = self._counter("smallfirst_errors_total", "Requests that failed, by error code", "code")
-        self._refused = self._counter(
+        self._errors = self._counters(
+            "smallfirst_errors_total", "Requests that failed, by error code", "code"
+        )
+        self._refused = self._counters(
             "smallfirst_refused_total", "Requests refused for a key's limits or budget", "reason"
         )
         self._in_flight = self._gauge("smallfirst_requests_in_flight", "Requests being served")
         self._saved = self._counter(
             "smallfirst_baseline_cost_usd_total", "What the baseline model would have cost"
         )
-        self._duration = self._histogram(
+        self._duration = self._histograms(
             "smallfirst_request_duration_seconds",
             "Time from request to the end of the answer",
             "route",
             buckets=_SECONDS,
         )
-        self._first = self._histogram(
+        self._first = self._histograms(
             "smallfirst_time_to_first_token_seconds",
             "Time from request to the first chunk of a stream",
             "route",
@@ -85,35 +75,35 @@ class Metrics:
         )
 
     def _define_models(self) -> None:
-        self._tokens = self._counter(
+        self._tokens = self._counters(
             "smallfirst_tokens_total",
             "Tokens of all attempts, by type; cached and cache_write are among input, reasoning among output",
             "model",
             "type",
         )
-        self._cost = self._counter(
+        self._cost = self._counters(
             "smallfirst_cost_usd_total", "Cost of all attempts in US dollars where known", "model"
         )
-        self._unknown = self._counter(
+        self._unknown = self._counters(
             "smallfirst_unknown_cost_total", "Attempts whose cost is not known", "model"
         )
-        self._retries = self._counter("smallfirst_retries_total", "Tries beyond an attempt's first", "model")
-        self._failures = self._counter(
+        self._retries = self._counters("smallfirst_retries_total", "Tries beyond an attempt's first", "model")
+        self._failures = self._counters(
             "smallfirst_model_failures_total", "Attempts that did not succeed", "model", "outcome"
         )
-        self._escalations = self._counter(
+        self._escalations = self._counters(
             "smallfirst_escalations_total",
             "Answers that were turned down for the next model's, by cause (unsure, disagreed, invalid)",
             "model",
             "cause",
         )
-        self._early = self._counter(
+        self._early = self._counters(
             "smallfirst_early_starts_total",
             "Calls that were started before their turn, by outcome (ok: used; unused: stopped and paid for)",
             "model",
             "outcome",
         )
-        self._hedges = self._counter(
+        self._hedges = self._counters(
             "smallfirst_hedges_total",
             "Calls beside one that had not begun to answer in time, by outcome (ok: began first; unused: did not)",
             "model",
@@ -126,7 +116,7 @@ class Metrics:
 
     def begun(self) -> None:
         """Note that a request is being served; `observe` is told of its end."""
-        self._in_flight.add(1)
+        self._in_flight.inc()
 
     def refused(self, reason: str) -> None:
         """Count a request that was refused for a key's limits.
@@ -134,129 +124,90 @@ class Metrics:
         Args:
             reason: Which limit, as one of a few stable words.
         """
-        self._refused.add(1, reason)
+        self._refused(reason).inc()
 
     def observe(self, entry: Entry) -> None:
         """Count one finished request; of one of our own (a comparison, a refresh) what it used and cost."""
         for attempt in entry.attempts:
             self._used(attempt)
         if entry.baseline_cost_usd is not None:
-            self._saved.add(entry.baseline_cost_usd)
+            self._saved.inc(entry.baseline_cost_usd)
         if entry.kind != "request":
             return
-        self._in_flight.add(-1)
-        self._requests.add(1, entry.route, entry.model or "none", entry.status)
-        self._duration.observe(entry.duration_ms / 1000, entry.route)
+        self._in_flight.dec()
+        self._requests(entry.route, entry.model or "none", entry.status).inc()
+        self._duration(entry.route).observe(entry.duration_ms / 1000)
         self._overhead.observe(entry.overhead_ms / 1000)
         if entry.ttft_ms is not None:
-            self._first.observe(entry.ttft_ms / 1000, entry.route)
+            self._first(entry.route).observe(entry.ttft_ms / 1000)
         if entry.status == "error":
-            self._errors.add(1, code_label(entry.error_code))
+            self._errors(code_label(entry.error_code)).inc()
         for attempt in entry.attempts:
             if attempt.hedge:
-                self._hedges.add(1, attempt.model, attempt.outcome)
+                self._hedges(attempt.model, attempt.outcome).inc()
             elif attempt.early:
-                self._early.add(1, attempt.model, attempt.outcome)
+                self._early(attempt.model, attempt.outcome).inc()
             if attempt.outcome == "discarded":
-                self._escalations.add(1, attempt.model, attempt.error_code or "unsure")
+                self._escalations(attempt.model, attempt.error_code or "unsure").inc()
             elif attempt.outcome not in ("ok", "unused"):
-                self._failures.add(1, attempt.model, attempt.outcome)
+                self._failures(attempt.model, attempt.outcome).inc()
 
     def _used(self, attempt: AttemptRecord) -> None:
-        model = attempt.model
-        self._tokens.add(attempt.input_tokens, model, "input")
-        self._tokens.add(attempt.output_tokens, model, "output")
+        model, tokens = attempt.model, self._tokens
+        tokens(model, "input").inc(attempt.input_tokens)
+        tokens(model, "output").inc(attempt.output_tokens)
         for kind, count in (
             ("cached", attempt.cached_tokens),
             ("cache_write", attempt.cache_write_tokens),
             ("reasoning", attempt.reasoning_tokens),
         ):
             if count:
-                self._tokens.add(count, model, kind)
+                tokens(model, kind).inc(count)
         if attempt.cost_usd is None:
-            self._unknown.add(1, model)
+            self._unknown(model).inc()
         else:
-            self._cost.add(attempt.cost_usd, model)
+            self._cost(model).inc(attempt.cost_usd)
         if attempt.retries:
-            self._retries.add(attempt.retries, model)
+            self._retries(model).inc(attempt.retries)
 
     def collect(self) -> Iterable[Metric]:
         """Return what `render` shows."""
-        return self._registry.collect()
+        return _Shown(self._registry).collect()
 
     def render(self) -> bytes:
         """Return the metrics in Prometheus's text format."""
-        return generate_latest(self._registry)
+        return generate_latest(_Shown(self._registry))
 
-    def _counter(self, name: str, words: str, *labels: str) -> _Sums:
-        return self._registered(_Sums(labels, partial(CounterMetricFamily, name, words, labels=labels)))
+    def _counter(self, name: str, words: str, *labels: str) -> Counter:
+        return Counter(name, words, labels, registry=self._registry)
 
-    def _gauge(self, name: str, words: str, *labels: str) -> _Sums:
-        return self._registered(_Sums(labels, partial(GaugeMetricFamily, name, words, labels=labels)))
+    def _gauge(self, name: str, words: str, *labels: str) -> Gauge:
+        return Gauge(name, words, labels, registry=self._registry)
 
-    def _histogram(self, name: str, words: str, *labels: str, buckets: tuple[float, ...]) -> _Histograms:
-        family = partial(HistogramMetricFamily, name, words, labels=labels)
-        return self._registered(_Histograms(labels, family, buckets))
+    def _histogram(self, name: str, words: str, *labels: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, words, labels, buckets=buckets, registry=self._registry)
 
-    def _registered(self, metric: C) -> C:
-        self._registry.register(metric)
-        return metric
+    # Looking a label's counter up takes longer than counting; their number is bounded, so each is looked up once.
+
+    def _counters(self, name: str, words: str, *labels: str) -> Callable[..., Counter]:
+        return cache(self._counter(name, words, *labels).labels)
+
+    def _histograms(
+        self, name: str, words: str, *labels: str, buckets: tuple[float, ...]
+    ) -> Callable[..., Histogram]:
+        return cache(self._histogram(name, words, *labels, buckets=buckets).labels)
 
 
-# `prometheus_client` counts under locks, and notes when it began, which would nearly double what is scraped. Here only
-# the event loop counts.
+class _Shown(Collector):
+    """A registry without the times at which each counter began, which would nearly double what is scraped."""
 
-
-class _Sums(Collector):
-    """A sum for each of a metric's labels, by their values; without labels, one from the start."""
-
-    def __init__(
-        self, labels: tuple[str, ...], family: Callable[[], CounterMetricFamily | GaugeMetricFamily]
-    ) -> None:
-        self._family = family
-        self._sums: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
-
-    def add(self, amount: float, *labels: str) -> None:
-        sums = self._sums
-        sums[labels] = sums.get(labels, 0.0) + amount
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
 
     def collect(self) -> Iterable[Metric]:
-        family = self._family()
-        for labels, value in tuple(self._sums.items()):
-            family.add_metric(labels, value)
-        yield family
-
-
-class _Histograms(Collector):
-    """How often values were seen up to each bound, likewise."""
-
-    def __init__(
-        self,
-        labels: tuple[str, ...],
-        family: Callable[[], HistogramMetricFamily],
-        bounds: tuple[float, ...],
-    ) -> None:
-        self._family = family
-        self._bounds = (*bounds, math.inf)
-        # The last one is the sum of the values themselves.
-        self._counts: dict[tuple[str, ...], list[float]] = {} if labels else {(): self._none()}
-
-    def observe(self, value: float, *labels: str) -> None:
-        counts = self._counts.get(labels)
-        if counts is None:
-            counts = self._counts[labels] = self._none()
-        counts[bisect_left(self._bounds, value)] += 1
-        counts[-1] += value
-
-    def collect(self) -> Iterable[Metric]:
-        family = self._family()
-        for labels, (*counts, total) in tuple(self._counts.items()):
-            up_to = zip(map(floatToGoString, self._bounds), accumulate(counts), strict=True)
-            family.add_metric(labels, list(up_to), total)
-        yield family
-
-    def _none(self) -> list[float]:
-        return [0.0] * (len(self._bounds) + 1)
+        for metric in self._registry.collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric
 
 
 class _Reader(Collector):
