@@ -10,7 +10,7 @@ from libc.string cimport memset
 
 # Room on the stack; larger tables are refused.
 cdef enum:
-    WIDEST = 512
+    WIDEST = 2048
     NODES = 7
     LEAVES = 8
 
@@ -27,7 +27,7 @@ def unit_mean(const float[:, ::1] vectors, const int[::1] ids):
     _require_inside(ids, vectors.shape[0])
     found = np.empty(width, np.float32)
     cdef float[::1] out = found
-    memset(total, 0, sizeof(total))
+    memset(total, 0, width * sizeof(float))
     for at in range(n):
         row = &vectors[ids[at], 0]
         for d in range(width):
@@ -43,7 +43,7 @@ def unit_mean(const float[:, ::1] vectors, const int[::1] ids):
 def read_tokens(const int[::1] ids, const unsigned char[:, ::1] classes, const float[::1] log_rank, unsigned int buckets):
     """See `plain.read_tokens`."""
     cdef Py_ssize_t n = ids.shape[0], kinds = classes.shape[1], vocabulary = classes.shape[0]
-    cdef Py_ssize_t at, kind, distinct = 0, words = 0, seen = 0, rank_at
+    cdef Py_ssize_t at, kind, distinct = 0, words = 0, rank_at
     cdef int counts[WIDEST]
     cdef double ranks = 0
     cdef float high = 0
@@ -53,7 +53,7 @@ def read_tokens(const int[::1] ids, const unsigned char[:, ::1] classes, const f
     if n == 0:
         return np.zeros(0, np.int32), np.zeros(0, np.float32), [0.0] * (3 + 2 * kinds)
     _require_inside(ids, vocabulary)
-    memset(counts, 0, sizeof(counts))
+    memset(counts, 0, kinds * sizeof(int))
     both = np.empty(2 * n - 1, np.int32)
     cdef int[::1] every = both
     for at in range(n):
@@ -160,7 +160,7 @@ cdef class Inference:
         _require_inside(ngrams, self.of_ngrams.shape[0])
         for kind in range(wide):
             said[kind] = self.bias[kind]
-        memset(seen, 0, sizeof(seen))
+        memset(seen, 0, self.of_focus.shape[1] * sizeof(float))
         for at in range(structural):
             columns[at] = (structure[at] - self.mean[at]) / self.scale[at]
             columns[at] = fmaxf(fminf(columns[at], self.clip), -self.clip)

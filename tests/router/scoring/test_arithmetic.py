@@ -203,7 +203,7 @@ def test_the_packaged_classifier_says_the_same_compiled(
         {"leaves": np.zeros((6, 7), np.float32)},
         {"of_topics": np.zeros((3, 3), np.float32)},
         {"compared": (0, 2, 0.4)},
-        {"of_focus": np.zeros((4, 600), np.float32)},
+        {"of_focus": np.zeros((4, 3000), np.float32)},
     ],
     ids=lambda change: next(iter(change)),
 )
