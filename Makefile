@@ -34,7 +34,8 @@ lint: $(VENV)/.dev  ## Format and lint
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove the virtual environment and caches
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis router/scoring/arithmetic/compiled.c \
+	  router/scoring/arithmetic/compiled.*.so
 
 # The stamps hold as long as neither the list of dependencies nor what is compiled changes.
 COMPILED := $(wildcard router/scoring/arithmetic/*.pyx)

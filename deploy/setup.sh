@@ -44,8 +44,10 @@ if ! "$venv/bin/python" -c 'import importlib.metadata as m; m.version("llama-cpp
   install --verbose "$(sed -n 's/^ *"\(llama-cpp-python[^"]*\)".*/\1/p' pyproject.toml)"
 fi
 say "smallfirst and its packages ($extras)"
+# One that cannot be compiled again must not be taken for the new one.
+rm -f router/scoring/arithmetic/compiled.c router/scoring/arithmetic/compiled.*.so
 install --editable ".[$extras]"
 "$venv/bin/python" -c 'import sys; from smallfirst.router.scoring.arithmetic import COMPILED; sys.exit(not COMPILED)' ||
-  say "note: scoring could not be compiled and runs in numpy, three times as slow; it needs Python's headers" \
+  say "note: scoring could not be compiled and runs in numpy, which takes about twice as long; it needs Python's headers" \
     "(on Debian: apt-get install python3-dev), then: make clean"
 say "ready"

@@ -307,8 +307,9 @@ class _Auditor:
         return any(one.model == model and one.at <= ended and begun <= one.until for one in self._downs)
 
     def _torn(self, call: CallLine, one: AttemptLine) -> bool:
-        """Whether a whole answer may have been lost to a reset, as the ledger says; see the module."""
-        return one.error_code in _LOST and self._reset_after(call)
+        """Whether a whole answer may have been lost to a reset, as the ledger says; see the module. After a retry the
+        entry tells the last try's end alone."""
+        return (one.error_code in _LOST or one.retries > 0) and self._reset_after(call)
 
     def _reset_after(self, call: CallLine) -> bool:
         """Whether the model's port was closed right after an answer of it was whole."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # A longer body is written in pieces, between which others get their turn.
 IN_ONE_PIECE = 512 * 1024
+# Some of a longer body may wait to be sent when the answer is there. Over TLS nobody can tell: the loop takes it all.
+_SHORT = 64 * 1024
 
 
 class Pool:
@@ -71,16 +73,18 @@ class Pool:
                 # An answer may come before all of it is sent.
                 writing = asyncio.get_running_loop().create_task(_write(protocol, head, content))
             message, body = await protocol.read()
-            while 100 <= message.code <= 199 and message.code != 101:
+            while 100 <= message.code <= 199:
+                if message.code == 101:
+                    raise aiohttp.ClientPayloadError("the answer changes to another protocol")
                 message, body = await protocol.read()
         except BaseException as exc:
             if writing is not None:
                 writing.cancel()
-            connection.close()
+            _drop(connection, long=len(content) > _SHORT)
             if isinstance(exc, HttpProcessingError):
                 raise aiohttp.ClientPayloadError("the answer is no HTTP") from exc
             raise
-        return Exchange(connection, writing, message, body)
+        return Exchange(connection, writing, message, body, long=len(content) > _SHORT)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -121,7 +125,7 @@ class Exchange:
         content: Its body.
     """
 
-    __slots__ = ("__weakref__", "_connection", "_writing", "content", "headers", "status")
+    __slots__ = ("__weakref__", "_connection", "_long", "_loop", "_writing", "content", "headers", "status")
 
     def __init__(
         self,
@@ -129,12 +133,16 @@ class Exchange:
         writing: asyncio.Task[None] | None,
         message: RawResponseMessage,
         body: aiohttp.StreamReader,
+        *,
+        long: bool,
     ) -> None:
         self.status = message.code
         self.headers: Mapping[str, str] = message.headers
         self.content = body
         self._connection: Connection | None = connection
         self._writing = writing
+        self._long = long
+        self._loop = asyncio.get_running_loop()
         body.on_eof(self._ended)
 
     @property
@@ -147,22 +155,43 @@ class Exchange:
         connection, self._connection = self._connection, None
         if connection is None:
             return
+        if self._loop.is_closed():
+            # Its socket went with the loop, or goes with the last who knows of it.
+            with contextlib.suppress(RuntimeError):
+                connection.close()
+            return
         if self._writing is not None:
             self._writing.cancel()
         if self.content.exception() is None:
             self.content.set_exception(aiohttp.ClientConnectionError("the answer was let go of"))
-        connection.close()
+        _drop(connection, long=self._long)
 
     def _ended(self) -> None:
         connection, self._connection = self._connection, None
         if connection is None:
             return
         if self._writing is not None and not self._writing.done():
-            # The rest of the request is not sent: nobody else's may follow it.
             self._writing.cancel()
-            connection.close()
-        else:
+        elif not _waiting(connection) and not (self._long and self.status >= 400):
             connection.release()
+            return
+        # The rest of the request is not taken any more, or may not be: nobody else's may follow it.
+        _drop(connection, long=self._long)
+
+
+def _waiting(connection: Connection) -> int:
+    """How many bytes of a request are known to wait to be sent."""
+    protocol = connection.protocol
+    transport = None if protocol is None else protocol.transport
+    return 0 if transport is None else transport.get_write_buffer_size()
+
+
+def _drop(connection: Connection, *, long: bool) -> None:
+    """Close a connection; at once where a server that takes no more would keep it open with what waits to be sent."""
+    protocol = connection.protocol
+    if protocol is not None and protocol.transport is not None and (long or _waiting(connection)):
+        protocol.transport.abort()
+    connection.close()
 
 
 def _lines(headers: Mapping[str, str]) -> str:

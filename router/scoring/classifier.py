@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from ..arrays import read_arrays
 from ..errors import SmallfirstError
-from .arithmetic import Inference
-from .arithmetic.plain import logistic
+from .arithmetic import inference_of
+from .arithmetic.plain import Inference, logistic
 from .arithmetic.tables import Tables
 from .embedding import DIMENSIONS, FloatArray
 from .features import BIGRAM_BUCKETS, FEATURES_HASH, NAMES, Features
@@ -151,7 +151,7 @@ class Classifier:
     _names: tuple[list[str], list[str]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_one", Inference(self.tables()))
+        object.__setattr__(self, "_one", inference_of(self.tables()))
         object.__setattr__(self, "_names", (self.heads.tolist(), self.tasks.tolist()))
 
     def tables(self) -> Tables:
@@ -259,7 +259,10 @@ class Classifier:
         for name, array in arrays.items():
             if array.dtype == np.float16:
                 arrays[name] = array.astype(np.float32)
-        return cls(**{name: arrays[name] for name in names})
+        try:
+            return cls(**{name: arrays[name] for name in names})
+        except (ValueError, IndexError) as exc:
+            raise SmallfirstError(f"{path}: broken: {exc}. Train again: smallfirst train") from exc
 
 
 def _figures(arrays: Mapping[str, npt.NDArray[Any]]) -> int:

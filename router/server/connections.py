@@ -37,7 +37,7 @@ OTHER_FILES, FILES_EACH = 128, 2
 def uvicorn_options(bounds: Bounds) -> dict[str, Any]:
     """Return what uvicorn is to be told, for `uvicorn.run` or `uvicorn.Config`."""
     kind = type("BoundedConnection", (Connection,), {"bounds": bounds})
-    return {"http": kind, "timeout_keep_alive": math.ceil(bounds.limits.keep_alive)}
+    return {"http": kind, "ws": "none", "timeout_keep_alive": math.ceil(bounds.limits.keep_alive)}
 
 
 class Connection(HttpToolsProtocol):

@@ -54,7 +54,6 @@ def config_of(app: Bounded, settings: Settings) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         lifespan="on",
-        ws="none",
         **uvicorn_options(app.bounds),
     )
 

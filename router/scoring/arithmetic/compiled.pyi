@@ -4,9 +4,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..embedding import FloatArray, IdArray
+from . import plain
 from .tables import Reading, Tables
 
-class Inference:
+WIDEST: int
+
+class Inference(plain.Inference):  # not by inheritance: it has the same methods
     def __init__(self, tables: Tables) -> None: ...
     def read(
         self,

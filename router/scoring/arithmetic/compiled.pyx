@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, auto_pickle=False
 """`plain`, compiled. What is checked there by numpy is checked here at the door: shapes, and that indices lie inside."""
 
 import numpy as np
@@ -8,9 +8,11 @@ from .tables import Reading
 from libc.math cimport exp, expf, fmaxf, fminf, log, log1pf, logf, sqrt
 from libc.string cimport memset
 
-# Room on the stack; larger tables are refused.
-cdef enum:
+# Figures that there is room for on the stack; wider tables are refused.
+cpdef enum:
     WIDEST = 2048
+
+cdef enum:
     NODES = 7
     LEAVES = 8
 
@@ -48,7 +50,7 @@ def read_tokens(const int[::1] ids, const unsigned char[:, ::1] classes, const f
     cdef double ranks = 0
     cdef float high = 0
     cdef const unsigned char *row
-    if kinds > WIDEST or log_rank.shape[0] < vocabulary:
+    if kinds > WIDEST or log_rank.shape[0] < vocabulary or not 1 <= buckets <= 1 << 24:
         raise ValueError("the tables do not fit together")
     if n == 0:
         return np.zeros(0, np.int32), np.zeros(0, np.float32), [0.0] * (3 + 2 * kinds)
@@ -116,7 +118,7 @@ cdef class Inference:
         structural, width = len(tables.mean), len(tables.of_focus)
         columns = structural + tables.axes + 1
         fits = (
-            max(len(tables.bias), tables.of_focus.shape[1], columns, width, 2 * self.heads) <= WIDEST
+            tables.widest <= WIDEST
             and self.tasks >= 1
             and tables.scale.shape == (structural,)
             and tables.dense.shape == (structural + 2 * width, len(tables.bias))
@@ -130,8 +132,8 @@ cdef class Inference:
             and tables.heads.shape[1] == tables.difficulty.shape[0] == 7
             and 0 <= tables.split_column.min() <= tables.split_column.max() < columns
             and 0 <= tables.tree_head.min() <= tables.tree_head.max() <= self.heads
-            and max(tables.length_columns) < structural
-            and max(self.weak, self.strong) < self.heads
+            and 0 <= min(tables.length_columns) <= max(tables.length_columns) < structural
+            and 0 <= min(self.weak, self.strong) <= max(self.weak, self.strong) < self.heads
         )
         if not fits:
             raise ValueError("the classifier's arrays do not fit together")

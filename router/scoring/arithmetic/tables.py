@@ -71,6 +71,13 @@ class Tables(msgspec.Struct, frozen=True, eq=False):
     length_columns: tuple[int, int]
     compared: tuple[int, int, float]
 
+    @property
+    def widest(self) -> int:
+        """The most figures that a request becomes in one step."""
+        columns = len(self.mean) + self.axes + 1
+        widest: int = max(len(self.bias), *self.of_focus.shape, columns, 2 * len(self.heads))
+        return widest
+
     @classmethod
     def of(
         cls,
@@ -100,12 +107,14 @@ class Tables(msgspec.Struct, frozen=True, eq=False):
             scale=_plain(model.scale, np.float32),
             clip=clip,
             dense=_plain(dense, np.float32),
-            bias=np.concatenate((model.bias, model.topic_bias, model.task_bias, np.zeros(1, np.float32))),
+            bias=_plain(
+                np.concatenate((model.bias, model.topic_bias, model.task_bias, np.zeros(1))), np.float32
+            ),
             of_focus=_plain(np.concatenate((model.axes, model.centres.T), axis=1), np.float32),
             axes=model.axes.shape[1],
             # Side by side: what is looked up of an n-gram lies in one line of the processor's cache.
-            of_ngrams=np.concatenate((model.idf[:, None], model.ngrams), axis=1),
-            of_topics=np.concatenate((model.rates, model.covered), axis=1),
+            of_ngrams=_plain(np.concatenate((model.idf[:, None], model.ngrams), axis=1), np.float32),
+            of_topics=_plain(np.concatenate((model.rates, model.covered), axis=1), np.float32),
             split_column=_plain(model.split_column, np.int32),
             split_at=_plain(model.split_at, np.float32),
             leaves=_plain(model.leaves, np.float32),
@@ -119,4 +128,5 @@ class Tables(msgspec.Struct, frozen=True, eq=False):
 
 
 def _plain(array: npt.NDArray[Any], kind: type[np.generic]) -> npt.NDArray[Any]:
+    """As compiled loops read it: of this kind, row after row."""
     return np.ascontiguousarray(array, dtype=kind)

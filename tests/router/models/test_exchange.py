@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
+import trustme
 
 from smallfirst.router.models.connections import CleanConnector
 from smallfirst.router.models.exchange import IN_ONE_PIECE, Exchange, Pool
@@ -24,30 +26,50 @@ class Server:
     def __init__(self, serve: Serve) -> None:
         self.connections = 0
         self._serve = serve
+        self._tasks: set[asyncio.Task[None] | None] = set()
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._tasks.add(asyncio.current_task())
         try:
             await self._serve(reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
-            writer.close()
+            # Not `close`: over TLS that waits for an answer, which nobody gives any more.
+            writer.transport.abort()
+
+    async def ended(self) -> None:
+        """Wait until nobody is served any more."""
+        await asyncio.gather(*filter(None, self._tasks))
 
 
 @asynccontextmanager
-async def pool_to(serve: Serve, **headers: str) -> AsyncIterator[tuple[Pool, Server, str]]:
+async def pool_to(
+    serve: Serve, *, secure: bool = False, **headers: str
+) -> AsyncIterator[tuple[Pool, Server, str]]:
     """A pool of a server, the server, and its address."""
     made = Server(serve)
-    listening = await asyncio.start_server(made.connected, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
+    ours, theirs = _certified() if secure else (None, None)
+    listening = await asyncio.start_server(made.connected, "127.0.0.1", 0, ssl=theirs)
+    url = f"http{'s' * secure}://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
     given = {name.replace("_", "-"): value for name, value in headers.items()}
-    pool = Pool(url, given, CleanConnector(), connect=5.0)
+    pool = Pool(url, given, CleanConnector(ssl=ours or True), connect=5.0)
     try:
         yield pool, made, url
     finally:
         await pool.aclose()
         listening.close()
+        await asyncio.wait_for(made.ended(), 10)
+
+
+def _certified() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A client's and a server's side of TLS."""
+    authority = trustme.CA()
+    ours, theirs = ssl.create_default_context(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.configure_trust(ours)
+    authority.issue_cert("127.0.0.1").configure_cert(theirs)
+    return ours, theirs
 
 
 async def whole(exchange: Exchange) -> bytes:
@@ -106,20 +128,60 @@ async def test_a_long_body_leaves_its_connection_to_the_next_request() -> None:
     assert server.connections == 1
 
 
-async def test_an_answer_that_comes_before_all_was_sent_is_read_and_its_connection_is_not_used_again() -> (
-    None
-):
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("length", [300_000, len(LONG)])
+async def test_an_answer_that_comes_before_all_was_sent_is_read_and_its_connection_is_not_used_again(
+    length: int, secure: bool
+) -> None:
     async def refuses(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(OK.replace(b"200 OK", b"413 Too Large"))
         await asyncio.sleep(0.5)
 
-    async with pool_to(refuses) as (pool, server, url):
+    async with pool_to(refuses, secure=secure) as (pool, server, url):
         for _ in range(2):
-            exchange = await pool.post(url, LONG, {})
+            exchange = await pool.post(url, LONG[:length], {})
             assert (exchange.status, await whole(exchange)) == (413, b"done")
             assert exchange.closed
     assert server.connections == 2
+
+
+async def test_a_server_that_takes_no_more_of_a_request_keeps_no_connection_open() -> None:
+    gone = asyncio.Event()
+
+    async def takes_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        # Reads no more, until the connection is broken.
+        while not writer.transport.is_closing():
+            writer.write(b" ")
+            await asyncio.sleep(0.01)
+        gone.set()
+
+    async with pool_to(takes_nothing) as (pool, _, url):
+        asking = asyncio.create_task(pool.post(url, LONG * 4, {}))
+        await asyncio.sleep(0.1)
+        asking.cancel()
+        with pytest.raises((asyncio.CancelledError, aiohttp.ClientError)):
+            await asking
+        await asyncio.wait_for(gone.wait(), 10)
+
+
+async def test_an_answer_that_changes_the_protocol_is_a_failure() -> None:
+    async with pool_to(always(b"HTTP/1.1 101 Switching\r\n\r\n", [])) as (pool, server, url):
+        for _ in range(2):
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await pool.post(url, b"{}", {})
+    assert server.connections == 2
+
+
+def test_an_answer_of_a_loop_that_has_ended_can_be_let_go_of() -> None:
+    async def begin() -> Exchange:
+        async with pool_to(always(OK[:-2], [])) as (pool, _, url):
+            return await pool.post(url, b"{}", {})
+
+    exchange = asyncio.run(begin())
+    exchange.close()
+    assert exchange.closed
 
 
 async def test_what_is_no_http_is_a_failure_of_the_connection() -> None:

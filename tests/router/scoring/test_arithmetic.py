@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smallfirst.router.scoring import Scorer
-from smallfirst.router.scoring.arithmetic import plain
+from smallfirst.router.scoring.arithmetic import inference_of, plain
 from smallfirst.router.scoring.arithmetic.plain import log_odds_of, logistic
 from smallfirst.router.scoring.arithmetic.tables import Tables
 from smallfirst.router.scoring.classifier import difficulty_of, log_length, sigmoid, softmax
@@ -203,7 +203,7 @@ def test_the_packaged_classifier_says_the_same_compiled(
         {"leaves": np.zeros((6, 7), np.float32)},
         {"of_topics": np.zeros((3, 3), np.float32)},
         {"compared": (0, 2, 0.4)},
-        {"of_focus": np.zeros((4, 3000), np.float32)},
+        {"length_columns": (-1, 0)},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -241,4 +241,18 @@ def test_compiled_loops_refuse_requests_that_they_would_read_beyond(compiled: Mo
 
 
 def test_what_is_compiled_is_what_scores(compiled: ModuleType) -> None:
-    assert import_module("smallfirst.router.scoring.arithmetic").Inference is compiled.Inference
+    assert isinstance(inference_of(small_tables()), compiled.Inference)
+
+
+def test_tables_too_wide_for_compiled_loops_are_read_by_numpy(compiled: ModuleType) -> None:
+    wide = msgspec.structs.replace(small_tables(), of_focus=np.zeros((4, compiled.WIDEST + 1), np.float32))
+    assert isinstance(inference_of(wide), plain.Inference)
+    with pytest.raises(ValueError, match="do not fit together"):
+        compiled.Inference(wide)
+
+
+@pytest.mark.parametrize("buckets", [0, 1 << 30])
+def test_compiled_pairs_have_numbers_of_their_own(compiled: ModuleType, buckets: int) -> None:
+    ids, ranks = np.zeros(2, np.int32), np.zeros(5, np.float32)
+    with pytest.raises(ValueError, match="do not fit together"):
+        compiled.read_tokens(ids, np.zeros((5, 3), np.uint8), ranks, buckets)
