@@ -24,9 +24,7 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 async def turns_to_take(count: int) -> int:
     """Return the turns of the loop after which connections are taken that came while the loop was busy."""
     options = uvicorn_options(Bounds(Limits()))
-    config = uvicorn.Config(
-        Bounded(answer, options["http"].bounds), port=0, log_level="critical", ws="none", **options
-    )
+    config = uvicorn.Config(Bounded(answer, options["http"].bounds), port=0, log_level="critical", **options)
     server = GracefulServer(config, Drain(), 0.0)
     config.load()
     server.lifespan = config.lifespan_class(config)
