@@ -320,7 +320,7 @@ def sum_known(values: Sequence[float | None]) -> float | None:
 
 def _is_among(attempts: tuple[Attempt, ...], attempt: Attempt) -> bool:
     """Whether this very attempt is there: two of the same model are equal."""
-    return bool(attempts) and any(attempt is one for one in attempts)
+    return any(attempt is one for one in attempts)
 
 
 def _reason_code(journey: Journey, error: RequestError | None) -> str:

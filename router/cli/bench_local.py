@@ -22,6 +22,7 @@ from ..models.base import Model
 from ..models.sse import SSEParser
 from ..settings import LocalModelSettings, Settings
 from ..wire import ChatRequest, ReplyStream
+from .options import json_option
 
 CONCURRENCIES = (1, 2, 4, 8, 16)
 
@@ -71,7 +72,7 @@ def _peers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     callback=_peers,
     help="An OpenAI-compatible server (http://HOST:PORT/v1) that gets the same load, in turns. Repeatable.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@json_option
 @click.pass_obj
 def local(
     load: Callable[[], Settings],

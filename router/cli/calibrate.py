@@ -14,6 +14,8 @@ import click
 # Absolute, as in `evals`, which this module hands its values to: a type checker takes the two spellings for two types.
 from smallfirst.router.settings import Settings
 
+from .options import json_option
+
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -44,7 +46,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     "--fresh", is_flag=True, help="Ask again what was asked before: the model, or the rows, are not the same."
 )
 @click.option("--out", type=FILE, help="Where to write.  [default: where the settings look for it]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@json_option
 @click.pass_obj
 def calibrate(
     load: Callable[[], Settings],

@@ -22,6 +22,7 @@ from .evaluate_placement import placement
 from .evaluate_robustness import robustness
 from .evaluate_routing import FILE, routing, share
 from .evaluate_suite import suite
+from .options import json_option
 
 if TYPE_CHECKING:
     from smallfirst.router.models.local.model import LocalModel
@@ -56,7 +57,7 @@ for _command in (routing, cache, suite, compare, page, placement, robustness, ab
 @click.option(
     "--concurrency", default=4, show_default=True, type=click.IntRange(1, 64), help="Rows at a time."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@json_option
 @click.pass_obj
 def outcomes(
     settings: Callable[[], Settings],

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from .options import json_option
+
 
 @click.command()
 @click.option(
@@ -18,7 +20,7 @@ import click
     "--folds", default=10, show_default=True, type=click.IntRange(2), help="Of near-duplicate groups."
 )
 @click.option("--seed", default=0, show_default=True, help="Of the folds and the bootstrap.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@json_option
 def ablation(data: Path | None, folds: int, seed: int, as_json: bool) -> None:
     """Measure what each part of the router's estimate is worth (fits it once a fold: minutes)."""
     from smallfirst.evals.ablation import ablation_report

@@ -11,6 +11,7 @@ import click
 
 from .evaluate_routing import share
 from .evaluate_suite import write_page
+from .options import json_option
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -33,7 +34,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     "--price-model", default="gpt-4.1", show_default=True, help="Traffic only: the model that is saved."
 )
 @click.option("--html", type=FILE, help="Write a page with the frontier and tables.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@json_option
 def cache(data: Path, as_json: bool, html: Path | None, **options: Any) -> None:
     """Measure the cache on pairs of requests, or on traffic that is replayed; the file's columns say which it is.
 

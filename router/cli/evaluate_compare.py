@@ -11,6 +11,7 @@ import click
 from smallfirst.router.training.files import DataError
 
 from .evaluate_suite import write_page
+from .options import json_option
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -32,7 +33,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     type=click.FloatRange(0),
     help="How much dearer a suite's request may be, as a share, where accuracy did not rise.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@json_option
 def compare(a: Path, b: Path, tolerance: float, cost_tolerance: float, as_json: bool) -> None:
     """Fail (exit status 1) where report B is worse than report A beyond noise: a gate for CI.
 

@@ -15,6 +15,7 @@ from smallfirst.policies.policy import STRUCTURED
 from smallfirst.router.settings import Settings
 
 from .evaluate_routing import FILE, share
+from .options import json_option
 
 
 @click.command()
@@ -23,7 +24,7 @@ from .evaluate_routing import FILE, share
 )
 @click.option("--ordinary", multiple=True, type=FILE, help="Rows of ordinary requests or texts. Repeatable.")
 @click.option("--names", is_flag=True, help="Names and addresses too, by Presidio and `privacy.spacy_model`.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@json_option
 @click.pass_obj
 def pii(
     load: Callable[[], Settings], /, data: Path, ordinary: tuple[Path, ...], names: bool, as_json: bool

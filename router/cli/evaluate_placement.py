@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from .options import json_option
+
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -23,7 +25,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     "--prompts", default=100, show_default=True, type=click.IntRange(10), help="To place a model with."
 )
 @click.option("--seed", default=0, show_default=True, help="Of the draws.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@json_option
 def placement(
     data: Path, artefact: Path, models: tuple[str, ...], against: str, prompts: int, seed: int, as_json: bool
 ) -> None:

@@ -13,6 +13,8 @@ import click
 # Absolute, as in `evals`, which this module hands its values to: a type checker takes the two spellings for two types.
 from smallfirst.router.settings import Settings
 
+from .options import json_option
+
 FILE = click.Path(path_type=Path, dir_okay=False)
 PRESETS = ("quality", "balanced", "thrifty")
 
@@ -26,7 +28,7 @@ PRESETS = ("quality", "balanced", "thrifty")
 @click.option("--strong", default="strong", show_default=True, help="Likewise the cloud model.")
 @click.option("--limit", default=300, show_default=True, type=click.IntRange(10), help="Rows to dress up.")
 @click.option("--seed", default=0, show_default=True, help="Draws rows and random words.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@json_option
 @click.pass_obj
 def robustness(load: Callable[[], Settings], /, data: Path, as_json: bool, **options: Any) -> None:
     """Count decisions that change when a request begins with words that say nothing of it, or is said otherwise."""

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from .evaluate_suite import write_page
+from .options import json_option
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -53,7 +54,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--seed", default=0, show_default=True, help="Of all that is drawn.")
 @click.option("--html", type=FILE, help="Write a page with the frontier, reliability and tables.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@json_option
 def routing(data: Path, as_json: bool, html: Path | None, **options: Any) -> None:
     """Replay the router on prompts whose outcomes with a weak and a strong model are known.
 

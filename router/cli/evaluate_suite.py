@@ -15,6 +15,8 @@ import click
 
 from smallfirst.router.settings import Price
 
+from .options import json_option
+
 if TYPE_CHECKING:
     from smallfirst.evals.live import Ask
     from smallfirst.evals.suites import Example
@@ -69,7 +71,7 @@ def _list_suites(ctx: click.Context, param: click.Parameter, wanted: bool) -> No
     help="Folder of the evaluation data.  [default: SMALLFIRST_DATA, else ../shared/data]",
 )
 @click.option("--html", type=FILE, help="Write the report as a page as well.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@json_option
 def suite(suites: tuple[str, ...], out: Path, as_json: bool, html: Path | None, **options: Any) -> None:
     """Ask a live server rows with checkable answers: accuracy, cost, latency and routes.
 

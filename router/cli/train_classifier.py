@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from .options import json_option
+
 FILE = click.Path(path_type=Path, dir_okay=False)
 FIGURES = ("accuracy", "expected_calibration_error", "baseline_accuracy")
 
@@ -18,7 +20,7 @@ FIGURES = ("accuracy", "expected_calibration_error", "baseline_accuracy")
 @click.option("--data", required=True, type=FILE, help="The examples.")
 @click.option("--out", required=True, type=FILE, help="Where to write the classifier (.npz).")
 @click.option("--source", "where", help="Only rows whose column `source` is this.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object last.")
+@json_option
 def classifier(data: Path, out: Path, where: str | None, as_json: bool) -> None:
     """Train, write, and say how good it is on examples that it had not seen."""
     from ..classification.fit import fit_head, read_examples

@@ -56,19 +56,19 @@ class Pool:
             aiohttp.ClientError: The server cannot be reached, or its answer is no HTTP.
             ValueError: A header has a line break in it.
         """
-        head = self._head(url, len(content), headers)
+        head, long = self._head(url, len(content), headers), len(content) > _SHORT
         try:
             connection = await self._connector.connect(self._to, [], self._timeout)
         except TimeoutError as exc:
             raise aiohttp.ConnectionTimeoutError("connecting took too long") from exc
         writing = None
         try:
-            protocol = connection.protocol
-            if protocol is None or protocol.transport is None:
+            protocol, transport = connection.protocol, _transport(connection)
+            if protocol is None or transport is None:
                 raise aiohttp.ClientConnectionResetError("the connection was lost before it was used")
             protocol.set_response_params(read_until_eof=True)
             if len(content) <= IN_ONE_PIECE:
-                protocol.transport.write(head + content)
+                transport.write(head + content)
             else:
                 # An answer may come before all of it is sent.
                 writing = asyncio.get_running_loop().create_task(_write(protocol, head, content))
@@ -80,11 +80,11 @@ class Pool:
         except BaseException as exc:
             if writing is not None:
                 writing.cancel()
-            _drop(connection, long=len(content) > _SHORT)
+            _drop(connection, long=long)
             if isinstance(exc, HttpProcessingError):
                 raise aiohttp.ClientPayloadError("the answer is no HTTP") from exc
             raise
-        return Exchange(connection, writing, message, body, long=len(content) > _SHORT)
+        return Exchange(connection, writing, message, body, long=long)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -179,18 +179,22 @@ class Exchange:
         _drop(connection, long=self._long)
 
 
+def _transport(connection: Connection) -> asyncio.Transport | None:
+    """What a connection writes to; None where it is closed."""
+    return None if connection.protocol is None else connection.protocol.transport
+
+
 def _waiting(connection: Connection) -> int:
     """How many bytes of a request are known to wait to be sent."""
-    protocol = connection.protocol
-    transport = None if protocol is None else protocol.transport
+    transport = _transport(connection)
     return 0 if transport is None else transport.get_write_buffer_size()
 
 
 def _drop(connection: Connection, *, long: bool) -> None:
     """Close a connection; at once where a server that takes no more would keep it open with what waits to be sent."""
-    protocol = connection.protocol
-    if protocol is not None and protocol.transport is not None and (long or _waiting(connection)):
-        protocol.transport.abort()
+    transport = _transport(connection)
+    if transport is not None and (long or transport.get_write_buffer_size()):
+        transport.abort()
     connection.close()
 
 

@@ -6,7 +6,6 @@ read. A text's vector is the mean of its tokens' vectors, as wordllama computes 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -112,12 +111,6 @@ class TokenEmbedding:
         """Return one vector of length 1 a text (zeros for an empty one), shape (texts, 256)."""
         rows = [self.vector(self.ids(text)) for text in texts]
         return np.stack(rows) if rows else np.zeros((0, DIMENSIONS), np.float32)
-
-
-def unit(vector: FloatArray) -> FloatArray:
-    """Scale to length 1; zeros stay zeros."""
-    length = math.sqrt(vector @ vector)
-    return vector / np.float32(length) if length > 0 else vector
 
 
 def _package_folder() -> Path:

@@ -21,8 +21,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ..wire import ChatRequest, Message, NamedToolChoice
-from .arithmetic import read_tokens
-from .embedding import FloatArray, IdArray, TokenEmbedding, unit
+from .arithmetic import read_tokens, unit
+from .embedding import FloatArray, IdArray, TokenEmbedding
 from .peel import peeled
 from .vocabulary import CLASSES, class_table
 

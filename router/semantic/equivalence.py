@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from ..arrays import read_arrays
 from ..errors import SmallfirstError
-from ..scoring.embedding import FloatArray, TokenEmbedding, unit
+from ..scoring.arithmetic import unit
+from ..scoring.embedding import FloatArray, TokenEmbedding
 from ..trees import leaf_values
 from .differences import Differences, Reading, differences, features_hash
 from .repair import Edit, Edits

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..scoring.embedding import FloatArray, TokenEmbedding, unit
+from ..scoring.arithmetic import unit
+from ..scoring.embedding import FloatArray, TokenEmbedding
 from .forms import apart, continues, is_number, number, shortest, stem, value_of
 from .marks import between, closing, ending, material, one_form, opening
 

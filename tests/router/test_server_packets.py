@@ -34,11 +34,12 @@ async def first_packet(client: Client) -> bytes:
     return await asyncio.wait_for(client.reader.read(65536), 10)
 
 
-async def test_a_head_goes_out_with_what_follows_at_once(bounded_server: OpenServer) -> None:
-    async def answers(scope: Scope, receive: Receive, send: Send) -> None:
-        await send(HEAD)
-        await send(BODY)
+async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+    await send(HEAD)
+    await send(BODY)
 
+
+async def test_a_head_goes_out_with_what_follows_at_once(bounded_server: OpenServer) -> None:
     async with bounded_server(bounded(answers)) as server:
         client = await server.connect()
         await client.post("/", b"{}")
@@ -81,10 +82,6 @@ async def test_a_head_that_is_all_there_is_goes_out_before_the_connection_ends(
 
 
 async def test_answers_follow_each_other_on_a_connection(bounded_server: OpenServer) -> None:
-    async def answers(scope: Scope, receive: Receive, send: Send) -> None:
-        await send(HEAD)
-        await send(BODY)
-
     async with bounded_server(bounded(answers)) as server:
         client = await server.connect()
         await client.send(

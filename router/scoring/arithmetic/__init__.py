@@ -5,6 +5,7 @@ a call is most of the time for arrays as small as one request's; `docs/performan
 """
 
 from . import plain
+from .plain import unit
 from .tables import Tables
 
 try:
@@ -29,4 +30,4 @@ def inference_of(tables: Tables) -> plain.Inference:
     return plain.Inference(tables)
 
 
-__all__ = ["COMPILED", "inference_of", "read_tokens", "unit_mean"]
+__all__ = ["COMPILED", "inference_of", "read_tokens", "unit", "unit_mean"]

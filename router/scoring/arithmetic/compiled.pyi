@@ -1,26 +1,7 @@
-"""See `plain`."""
+"""For type checkers: `plain`'s functions, compiled."""
 
-import numpy as np
-import numpy.typing as npt
-
-from ..embedding import FloatArray, IdArray
-from . import plain
-from .tables import Reading, Tables
+from .plain import Inference as Inference
+from .plain import read_tokens as read_tokens
+from .plain import unit_mean as unit_mean
 
 WIDEST: int
-
-class Inference(plain.Inference):  # not by inheritance: it has the same methods
-    def __init__(self, tables: Tables) -> None: ...
-    def read(
-        self,
-        structure: FloatArray,
-        focus: FloatArray,
-        context: FloatArray | None,
-        ngrams: IdArray,
-        ngram_counts: FloatArray,
-    ) -> Reading: ...
-
-def unit_mean(vectors: FloatArray, ids: IdArray) -> FloatArray: ...
-def read_tokens(
-    ids: IdArray, classes: npt.NDArray[np.uint8], log_rank: FloatArray, buckets: int
-) -> tuple[IdArray, FloatArray, list[float]]: ...

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from ..embedding import FloatArray, IdArray
 
 
+def unit(vector: FloatArray) -> FloatArray:
+    """Scale to length 1; zeros stay zeros."""
+    length = math.sqrt(vector @ vector)
+    return vector / np.float32(length) if length > 0 else vector
+
+
 def unit_mean(vectors: FloatArray, ids: IdArray) -> FloatArray:
     """Return the mean of the ids' vectors, scaled to length 1; zeros for no ids.
 
@@ -30,9 +36,7 @@ def unit_mean(vectors: FloatArray, ids: IdArray) -> FloatArray:
     """
     if not len(ids):
         return np.zeros(vectors.shape[1], np.float32)
-    mean: FloatArray = _even(len(ids)) @ vectors.take(ids, axis=0)
-    length = math.sqrt(mean @ mean)
-    return mean / np.float32(length) if length > 0 else mean
+    return unit(_even(len(ids)) @ vectors.take(ids, axis=0))
 
 
 def read_tokens(
